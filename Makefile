@@ -1,0 +1,37 @@
+# Two commands are enough: `make reproduce` and `make test`. Each sets up .venv on its own.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: reproduce test lab setup export notebooks readme clean-runs
+
+setup: $(READY)
+
+$(READY): settings.ini setup.py pyproject.toml
+	@echo '== setting up $(VENV) (the package with its development extra; a few minutes, once)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --progress-bar on -e '.[dev]'
+	$(BIN)/python -m pip check
+	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name 'Python 3 (mcl)' > /dev/null
+	touch $@
+
+reproduce: $(READY)
+	@echo '== the main job: the desk world, every method, the table and the figures'
+	$(BIN)/mcl reproduce --preset desk
+
+test: $(READY)
+	@echo '== exported code, notebooks and README in step?'
+	$(BIN)/python tools/check.py
+	@echo '== every notebook, top to bottom'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 2 --timing --do_print
+	@echo '== pytest'
+	$(BIN)/python -m pytest -q tests
+
+lab: $(READY)
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+export: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/check.py --write-readme

@@ -1,0 +1,88 @@
+"""The command line as a new user drives it, wrong paths and all."""
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+COMMANDS = 'pedworld train evaluate cluster annotate pretrain reproduce'.split()
+
+
+def mcl(*words, cwd=None):
+    return subprocess.run([sys.executable, '-c', 'from mcl.cli import main; main()', *map(str, words)], capture_output=True, text=True, cwd=cwd)
+
+
+def refused(*words, cwd=None):
+    "The one line a failed command prints."
+    done = mcl(*words, cwd=cwd)
+    assert done.returncode == 2, done
+    assert 'Traceback' not in done.stderr
+    return ' '.join(done.stderr.split())
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_shows_an_example(command):
+    assert f'Example: mcl {command}' in ' '.join(mcl(command, '--help').stdout.split())
+
+
+def test_help_lists_every_command():
+    text = mcl('--help').stdout
+    assert all(command in text for command in COMMANDS)
+
+
+def features(n=200, d=16, people=10, seed=0):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(people, d))[np.arange(n) % people] + 0.1 * rng.normal(size=(n, d))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_cluster_then_annotate(tmp_path):
+    np.save(tmp_path / 'f.npy', features())
+    np.save(tmp_path / 'first.npy', features()[:100])
+    done = mcl('cluster', 'first.npy', 'l.npy', '--k1', 8, cwd=tmp_path)
+    assert '10 clusters' in done.stdout, done
+    done = mcl('annotate', 'f.npy', 'l.npy', 's.npz', '--top-k', 3, cwd=tmp_path)
+    soft = np.load(tmp_path / 's.npz')
+    labels = np.load(tmp_path / 'l.npy')
+    assert soft['probabilities'].shape == soft['prototypes'].shape == (200, 3)
+    assert np.array_equal(soft['prototypes'][:100, 0], labels) and np.array_equal(soft['prototypes'][100:, 0], labels)
+
+
+def test_nan_features_are_named_and_nothing_is_written(tmp_path):
+    bad = features()
+    bad[17, 3] = np.nan
+    np.save(tmp_path / 'f.npy', bad)
+    assert '17' in refused('cluster', 'f.npy', 'l.npy', cwd=tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['f.npy']
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    assert 'nowhere.npy' in refused('cluster', 'nowhere.npy', 'l.npy', cwd=tmp_path)
+    assert 'nowhere' in refused('train', '--dataset', 'nowhere', cwd=tmp_path)
+    assert 'nowhere' in refused('evaluate', 'nowhere', cwd=tmp_path)
+    assert 'market1501' in refused('train', '--dataset', 'market1501', '--data-dir', 'nowhere', cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_names_list_the_known_ones(tmp_path):
+    assert 'desk' in refused('pedworld', 'nosuch', cwd=tmp_path)
+    assert 'subset_matched' in refused('train', '--method', 'nosuch', cwd=tmp_path)
+    assert 'tiny, desk' in refused('reproduce', '--preset', 'nosuch', cwd=tmp_path)
+    assert 'n_subsets' in refused('train', '--set', 'nosuch=1', cwd=tmp_path)
+
+
+def test_an_existing_folder_is_not_overwritten(tmp_path):
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.txt').write_text('years of work')
+    assert 'mine' in refused('pedworld', 'tiny', '--root', 'mine', cwd=tmp_path)
+    assert [p.name for p in (tmp_path / 'mine').iterdir()] == ['thesis.txt']
+
+
+def test_train_then_evaluate_agree(worlds, tiny, tmp_path):
+    common = ['--dataset', 'pedworld-tiny', '--data-dir', worlds]
+    settings = [w for s in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for w in ('--set', s)]
+    trained = mcl('train', *common, '--run-dir', tmp_path / 'run', *settings)
+    evaluated = mcl('evaluate', tmp_path / 'run', *common)
+    number = lambda text: text.split('mAP')[1].split()[0]
+    assert number(trained.stdout) == number(evaluated.stdout), (trained, evaluated)
+    assert 'mAP' in mcl('evaluate', tmp_path / 'run', *common, '--rerank').stdout

@@ -1,0 +1,77 @@
+"""Is everything in step? mcl/ with the notebooks, the notebooks with nbdev's idea of clean, README.md with nbs/index.ipynb.
+
+    python tools/check.py                  says what is not, and fails
+    python tools/check.py --write-readme   writes README.md
+"""
+import filecmp
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def readme() -> str:
+    "README.md as the index notebook says: its cells without code, links and pictures as seen from the top folder."
+    notebook = nbformat.read(ROOT / 'nbs' / 'index.ipynb', as_version=4)
+    exporter = MarkdownExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    notebook.cells = [c for c in notebook.cells if not re.match(r'#\s*\|\s*hide\b', c.source)]
+    text, _ = exporter.from_notebook_node(notebook)
+    text = re.sub(r'\]\(\.\./', '](', text)
+    text = re.sub(r'src="\.\./', 'src="', text)
+    text = re.sub(r'\]\((\w+\.ipynb)', r'](nbs/\1', text)
+    return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+
+
+def stale_modules() -> list:
+    "Modules that differ from a fresh export of the notebooks, made in a copy."
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / 'project'
+        copy.mkdir()
+        for name in ('nbs', 'mcl'):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+        for name in ('settings.ini', 'setup.py', 'pyproject.toml'):
+            shutil.copy(ROOT / name, copy / name)
+        for module in (copy / 'mcl').glob('*.py'):
+            if module.name != '__init__.py':
+                module.unlink()
+        subprocess.run([Path(sys.executable).parent / 'nbdev_export'], cwd=copy, check=True)
+        names = {p.name for folder in (copy, ROOT) for p in (folder / 'mcl').glob('*.py')}
+        return sorted(n for n in names if not same(copy / 'mcl' / n, ROOT / 'mcl' / n))
+
+
+def same(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)
+
+
+def unclean_notebooks() -> list:
+    "Notebooks that nbdev_clean would change."
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / 'nbs'
+        shutil.copytree(ROOT / 'nbs', copy, ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
+        shutil.copy(ROOT / 'settings.ini', Path(folder) / 'settings.ini')
+        subprocess.run([Path(sys.executable).parent / 'nbdev_clean', '--fname', copy], cwd=folder, check=True)
+        return sorted(p.name for p in copy.glob('*.ipynb') if json.loads(p.read_text()) != json.loads((ROOT / 'nbs' / p.name).read_text()))
+
+
+def main() -> int:
+    if '--write-readme' in sys.argv:
+        (ROOT / 'README.md').write_text(readme(), encoding='utf-8')
+        return 0
+    problems = [f'mcl/{n} differs from its notebook: run `make export`' for n in stale_modules()]
+    problems += [f'nbs/{n} is not clean: run `nbdev_clean`' for n in unclean_notebooks()]
+    if (ROOT / 'README.md').read_text(encoding='utf-8') != readme():
+        problems.append('README.md differs from nbs/index.ipynb: run `make export`')
+    print('\n'.join(problems) or 'exported code, notebooks and README are in step')
+    return bool(problems)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
