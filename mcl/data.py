@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['NAME', 'SLOT', 'MARKET_FOLDERS', 'VERI_FOLDERS', 'BENCHMARKS', 'LAYOUTS', 'PEDWORLD', 'MEAN', 'STD', 'Sample',
-           'count_split', 'ReIDDataset', 'common_clock', 'Record', 'market_when', 'veri_when', 'msmt17_when', 'no_when',
-           'image_files', 'read_names', 'read_line', 'read_list', 'to_samples', 'read_folders', 'read_msmt17',
-           'Benchmark', 'find_benchmark', 'compare_counts', 'load_benchmark', 'read_crops', 'load_folder',
-           'load_pedworld', 'load_dataset', 'decode', 'n_cores', 'decode_all', 'ImageStore', 'normalise',
-           'default_padding', 'augmentation', 'random_boxes', 'cut_and_fill', 'augment_batch']
+           'count_split', 'counts_table', 'ReIDDataset', 'end_to_end', 'common_clock', 'Record', 'market_when',
+           'veri_when', 'msmt17_when', 'no_when', 'image_files', 'read_names', 'read_line', 'read_list', 'to_samples',
+           'read_folders', 'read_msmt17', 'Benchmark', 'find_benchmark', 'compare_counts', 'load_benchmark',
+           'match_paths', 'read_crops', 'load_folder', 'name_world', 'load_pedworld', 'not_found', 'load_dataset',
+           'decode', 'n_cores', 'decode_some', 'decode_all', 'load_images', 'ImageStore', 'normalise',
+           'default_padding', 'augmentation', 'random_boxes', 'pad_images', 'cut_and_fill', 'augment_batch']
 
-# %% ../nbs/01_data.ipynb #579c8aaf
+# %% ../nbs/01_data.ipynb #9e456d13
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from .pedworld import preset, render
+from .pedworld import World, preset, render
 
 # %% ../nbs/01_data.ipynb #4888f367
 @dataclass(frozen=True)
@@ -46,7 +47,18 @@ def count_split(
     return dict(ids=len({s.pid for s in samples} - {None}), images=len(samples),
                 cameras=len({s.camid for s in samples}), times=(min(times), max(times)) if times else None)
 
-# %% ../nbs/01_data.ipynb #65c8b7bb
+# %% ../nbs/01_data.ipynb #ec62e09b
+def counts_table(
+    counts: dict,  # split name -> `count_split`
+) -> str:
+    "Counts as lines of text."
+    lines = [f"{'split':8}{'ids':>8}{'images':>10}{'cameras':>9}  time"]
+    for split, c in counts.items():
+        time = 'none' if c['times'] is None else '{:.2f} to {:.2f}'.format(*c['times'])
+        lines.append(f"{split:8}{c['ids']:8,}{c['images']:10,}{c['cameras']:9}  {time}")
+    return '\n'.join(lines)
+
+# %% ../nbs/01_data.ipynb #001fcdbe
 @dataclass(frozen=True, repr=False)
 class ReIDDataset:
     "A data set on disk: three splits of samples. A plain folder of crops has an empty query and gallery."
@@ -60,31 +72,35 @@ class ReIDDataset:
         "Split name -> ids, images, cameras and times."
         return {split: count_split(getattr(self, split)) for split in ('train', 'query', 'gallery')}
 
-    def __repr__(self) -> str:
-        lines = [f'{self.name} in {self.root}', f"{'split':8}{'ids':>8}{'images':>10}{'cameras':>9}  time"]
-        for split, c in self.counts().items():
-            time = 'none' if c['times'] is None else '{:.2f} to {:.2f}'.format(*c['times'])
-            lines.append(f"{split:8}{c['ids']:8,}{c['images']:10,}{c['cameras']:9}  {time}")
-        return '\n'.join(lines)
+    def __repr__(self) -> str: return f'{self.name} in {self.root}\n{counts_table(self.counts())}'
 
-# %% ../nbs/01_data.ipynb #a0a8d121
+# %% ../nbs/01_data.ipynb #b55f87b0
+def end_to_end(
+    sequences: np.ndarray,  # (n,) int, numbered in the order of recording
+    frames: np.ndarray,     # (n,) int, frame number within the sequence
+) -> np.ndarray:            # (n,) float64, 0..1
+    "Time on one clock: sequences end to end, each as long as its largest frame number, divided by the span."
+    order, place = np.unique(sequences, return_inverse=True)
+    length = np.ones(len(order), np.int64)
+    np.maximum.at(length, place, frames)
+    return ((np.cumsum(length) - length)[place] + frames) / length.sum()
+
+# %% ../nbs/01_data.ipynb #d439d408
 def common_clock(
     clocks,     # (n,) what counts the frames: each camera by itself, or 0 for all
     sequences,  # (n,) sequence of each image, numbered in the order of recording
     frames,     # (n,) frame number of each image within its sequence
 ) -> np.ndarray:  # (n,) float64, 0..1
-    "One time for all cameras: sequences end to end, each as long as its largest frame number, divided by the span."
+    "One time for all cameras, see `end_to_end`."
     clocks, sequences, frames = (np.asarray(x, dtype=np.int64) for x in (clocks, sequences, frames))
     time = np.empty(len(frames))
-    for clock in np.unique(clocks):
-        mine = np.flatnonzero(clocks == clock)
-        order, place = np.unique(sequences[mine], return_inverse=True)
-        length = np.ones(len(order), np.int64)
-        np.maximum.at(length, place, frames[mine])
-        time[mine] = ((np.cumsum(length) - length)[place] + frames[mine]) / length.sum()
+    for clock in np.unique(clocks): time[clocks == clock] = end_to_end(sequences[clocks == clock], frames[clocks == clock])
     return time
 
-# %% ../nbs/01_data.ipynb #f45a3550
+# %% ../nbs/01_data.ipynb #2874f54e
+NAME = re.compile(r'(?P<pid>-?\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?(?:_(?P<frame>\d+))?')
+SLOT = re.compile(r'_(?P<date>\d{4})(?P<part>morning|noon|afternoon)(?:_(?P<frame>\d+))?')
+
 @dataclass(frozen=True)
 class Record:
     "What one file name says, before cameras and times are put in order."
@@ -93,14 +109,12 @@ class Record:
     camera: int         # the camera's number as written
     when: tuple | None  # clock, sequence and frame, see `common_clock`; None: no time in the name
 
-NAME = re.compile(r'(?P<pid>-?\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?(?:_(?P<frame>\d+))?')
-SLOT = re.compile(r'_(?P<date>\d{4})(?P<part>morning|noon|afternoon)(?:_(?P<frame>\d+))?')
-
-# %% ../nbs/01_data.ipynb #440a8cd4
+# %% ../nbs/01_data.ipynb #32ee8fff
 def market_when(file: str, name: re.Match) -> tuple | None:
     "Market-1501: every camera counts its own sequences and frames."
     return None if name['sequence'] is None or name['frame'] is None else (int(name['camera']), int(name['sequence']), int(name['frame']))
 
+# %% ../nbs/01_data.ipynb #0527e42c
 def veri_when(file: str, name: re.Match) -> tuple | None:
     "VeRi-776: one count of frames for all cameras."
     return None if name['frame'] is None else (0, 0, int(name['frame']))
@@ -110,6 +124,7 @@ def msmt17_when(file: str, name: re.Match | None = None) -> tuple | None:
     slot = SLOT.search(file)
     return slot and (0, 3 * int(slot['date']) + ('morning', 'noon', 'afternoon').index(slot['part']), int(slot['frame'] or 0))
 
+# %% ../nbs/01_data.ipynb #97d166ab
 def no_when(file: str, name: re.Match) -> None:
     "PersonX: rendered images without a time."
 
@@ -142,7 +157,7 @@ def read_names(
         records.append(Record(path, int(name['pid']), int(name['camera']), when(path.name, name)))
     return records
 
-# %% ../nbs/01_data.ipynb #8b29cf6e
+# %% ../nbs/01_data.ipynb #7a994a0a
 def read_line(
     line: str,    # '0000/0000_000_01_0303morning_0008_0.jpg 0'
     images: Path,  # the folder the path starts from
@@ -154,6 +169,7 @@ def read_line(
         raise ValueError(f'{line!r} does not parse. Expected "0000/0000_000_01_0303morning_0008_0.jpg 0" (path, person; camera third in the name).')
     return Record(Path(images, path.strip()), int(pid), int(fields[2]), msmt17_when(Path(path).name))
 
+# %% ../nbs/01_data.ipynb #6f718aa7
 def read_list(
     listing: Path,  # a text file of MSMT17
     images: Path,   # the folder its paths start from
@@ -182,7 +198,7 @@ def to_samples(
         times.update(zip((r.path for r in timed), clock.tolist()))
     return [tuple(Sample(r.path, r.pid, camid[r.camera], times.get(r.path)) for r in split) for split in (train, query, gallery)]
 
-# %% ../nbs/01_data.ipynb #dbfa68f3
+# %% ../nbs/01_data.ipynb #29eaecf8
 MARKET_FOLDERS = ('bounding_box_train', 'query', 'bounding_box_test')
 VERI_FOLDERS = ('image_train', 'image_query', 'image_test')
 
@@ -190,6 +206,7 @@ def read_folders(root, folders, when) -> list[list[Record]]:
     "Train, query and gallery from three folders of named images."
     return [read_names(Path(root, folder), when) for folder in folders]
 
+# %% ../nbs/01_data.ipynb #d7b66340
 def read_msmt17(root) -> list[list[Record]]:
     "Train, query and gallery of MSMT17, from its lists if they are there, else from Market-style folders."
     root = Path(root)
@@ -198,7 +215,7 @@ def read_msmt17(root) -> list[list[Record]]:
     val = read_list(root / 'list_val.txt', train) if (root / 'list_val.txt').exists() else []
     return [read_list(root / 'list_train.txt', train) + val, read_list(root / 'list_query.txt', test), read_list(root / 'list_gallery.txt', test)]
 
-# %% ../nbs/01_data.ipynb #4b86bc6a
+# %% ../nbs/01_data.ipynb #6216f882
 @dataclass(frozen=True)
 class Benchmark:
     "How a benchmark is packed, and the numbers published for it."
@@ -210,6 +227,7 @@ class Benchmark:
     cameras: int
     markers: tuple[str, ...] = ('bounding_box_train',)  # a file or folder that shows we are in it
 
+# %% ../nbs/01_data.ipynb #9eefb692
 BENCHMARKS = {
     'market1501': Benchmark(('Market-1501-v15.09.15', 'Market-1501', 'market1501'), lambda root: read_folders(root, MARKET_FOLDERS, market_when),
                             ((751, 12936),), 3368, 15913, 6),
@@ -233,7 +251,7 @@ def find_benchmark(
     raise FileNotFoundError(f'{name} not found: no {" or ".join(bench.markers)} in any of {", ".join(map(str, places))}. '
                             f'Unpack it as {places[1]}, or say where it lies (root= in Python, --data-dir on the command line).')
 
-# %% ../nbs/01_data.ipynb #4508be85
+# %% ../nbs/01_data.ipynb #64571560
 def compare_counts(dataset: ReIDDataset) -> list[str]:
     "Differences to the published numbers, in words; an empty list when all agree."
     bench, counts = BENCHMARKS[dataset.name], dataset.counts()
@@ -244,34 +262,43 @@ def compare_counts(dataset: ReIDDataset) -> list[str]:
             ('gallery images', counts['gallery']['images'], bench.gallery), ('cameras', cameras, bench.cameras)]
     return [f'{what}: {have:,} here, {want:,} published' for what, have, want in rows if have != want]
 
+# %% ../nbs/01_data.ipynb #9a4c9cae
 def load_benchmark(name: str, root=None) -> ReIDDataset:
     "A benchmark from disk, with a warning where its counts are not the published ones."
     root = find_benchmark(name, 'data' if root is None else root)
     dataset = ReIDDataset(name, root, *to_samples(BENCHMARKS[name].read(root)))
-    differences = compare_counts(dataset)
-    if differences:
+    if differences := compare_counts(dataset):
         warnings.warn(f'{name} in {root} is not the published data set, so results on it compare with no published ones. {"; ".join(differences)}.', stacklevel=3)
     return dataset
 
-# %% ../nbs/01_data.ipynb #6d290a54
-def read_crops(
-    root,                        # every image below it is read
-    pattern: str | None = None,  # searched in the path below root; groups camera (any text) and time (a number), both optional
-) -> tuple[Sample, ...]:
-    "Unlabelled samples; ValueError names the first file that the pattern does not fit."
-    files = image_files(root, nested=True)
-    if pattern is None: return tuple(Sample(path) for path in files)
+# %% ../nbs/01_data.ipynb #af6b7d92
+def match_paths(
+    files: list[Path], root: Path,  # images, and the folder their paths count from
+    pattern: str,                   # regular expression, searched in each path
+) -> list[dict]:                    # the named groups of each match
+    "ValueError names the first file that the pattern does not fit."
     found = [re.search(pattern, path.relative_to(root).as_posix()) for path in files]
     if None in found: raise ValueError(f'{files[found.index(None)]}: the pattern {pattern!r} does not fit this path. Change it, or remove the file.')
-    groups = [m.groupdict() for m in found]
-    camid = {camera: i for i, camera in enumerate(sorted({g.get('camera') or '' for g in groups}))}
-    times = np.array([float(g['time']) if g.get('time') else np.nan for g in groups])
-    times = (times - np.nanmin(times)) / max(np.ptp(times[~np.isnan(times)]), 1e-12) if not np.isnan(times).all() else times
-    return tuple(Sample(path, None, camid[g.get('camera') or ''], None if np.isnan(t) else float(t)) for path, g, t in zip(files, groups, times))
+    return [m.groupdict() for m in found]
 
-# %% ../nbs/01_data.ipynb #c81a8fa6
+# %% ../nbs/01_data.ipynb #48a5b5dd
+def read_crops(
+    root,                        # every image below it is read
+    pattern: str | None = None,  # with groups camera (any text) and time (a number), both optional; None: one camera, no time
+) -> tuple[Sample, ...]:
+    "Unlabelled samples of a plain folder; ValueError names the first file that the pattern does not fit."
+    files = image_files(root, nested=True)
+    if pattern is None: return tuple(Sample(path) for path in files)
+    groups = match_paths(files, Path(root), pattern)
+    camid = {camera: i for i, camera in enumerate(sorted({g.get('camera') or '' for g in groups}))}
+    known = [float(g['time']) for g in groups if g.get('time')] or [0.0]
+    times = [(float(g['time']) - min(known)) / (np.ptp(known) or 1.0) if g.get('time') else None for g in groups]
+    return tuple(Sample(path, None, camid[g.get('camera') or ''], t if t is None else float(t)) for path, g, t in zip(files, groups, times))
+
+# %% ../nbs/01_data.ipynb #b85c955b
 LAYOUTS = {'bounding_box_train': 'market1501', 'image_train': 'veri776', 'list_train.txt': 'msmt17'}
 
+# %% ../nbs/01_data.ipynb #dc122b97
 def load_folder(root, pattern: str | None = None) -> ReIDDataset:
     "A folder by its layout, else as plain crops; ValueError where training and test images would be mixed or rendering was cut short."
     root = Path(root)
@@ -284,26 +311,43 @@ def load_folder(root, pattern: str | None = None) -> ReIDDataset:
     if inside: raise ValueError(f'{root} holds whole data sets, training and test images together: {", ".join(inside)}. Give one of these folders.')
     return ReIDDataset(root.name, root, read_crops(root, pattern))
 
-# %% ../nbs/01_data.ipynb #d7fa7ed2
+# %% ../nbs/01_data.ipynb #a5a7749d
 PEDWORLD = re.compile(r'pedworld-(?P<preset>\w+?)(?:-seed(?P<seed>\d+))?')
 
-def load_pedworld(
-    name: str,                # pedworld-<preset> or pedworld-<preset>-seed<n>
-    root=None,                # the folder that holds worlds, or this world's own; None: worlds
-    seed: int | None = None,  # used if the name gives none; None: the preset's
-    progress: bool = True,    # show a bar while rendering
-) -> ReIDDataset:
-    "Render the world unless it is on disk, then read it; ValueError for an unknown name or preset."
+def name_world(
+    name: str,         # pedworld-<preset> or pedworld-<preset>-seed<n>
+    seed: int | None,  # used if the name gives none; None: the preset's
+) -> tuple[World, str]:  # the world and its full name
+    "ValueError for an unknown name or preset."
     parts = PEDWORLD.fullmatch(name)
     if parts is None: raise ValueError(f'{name!r} is not the name of a world. Expected a name like pedworld-desk or pedworld-desk-seed3.')
-    world = preset(parts['preset'])
-    seed = int(parts['seed']) if parts['seed'] else seed
-    if seed is not None: world, name = replace(world, seed=seed), f"pedworld-{parts['preset']}-seed{seed}"
+    world, seed = preset(parts['preset']), int(parts['seed']) if parts['seed'] else seed
+    return (world, name) if seed is None else (replace(world, seed=seed), f"pedworld-{parts['preset']}-seed{seed}")
+
+# %% ../nbs/01_data.ipynb #e50745e4
+def load_pedworld(
+    name: str, seed: int | None = None,  # as in `name_world`
+    root=None,                           # the folder that holds worlds, or this world's own; None: worlds
+    progress: bool = True,               # show a bar while rendering
+) -> ReIDDataset:
+    "Render the world unless it is on disk, then read it; ValueError for an unknown name or preset."
+    world, name = name_world(name, seed)
     folder = Path('worlds' if root is None else root)
     if not (folder / MARKET_FOLDERS[0]).is_dir(): folder = folder / name
     return replace(load_folder(render(world, folder, progress=progress)), name=name)
 
-# %% ../nbs/01_data.ipynb #19fa7c2c
+# %% ../nbs/01_data.ipynb #bcf1480d
+def not_found(
+    name_or_path,  # what the user asked for
+    folder: Path,  # where it would lie
+) -> Exception:
+    "The error to raise: FileNotFoundError for a path, ValueError for a name."
+    known = f'Known data sets: {", ".join(BENCHMARKS)}, pedworld-<preset>; or give the path of a folder of images.'
+    if folder.exists(): return ValueError(f'{folder} is a file. {known}')
+    if isinstance(name_or_path, Path) or os.sep in name_or_path: return FileNotFoundError(f'{folder} does not exist. {known}')
+    return ValueError(f'Unknown data set {name_or_path!r}. {known}')
+
+# %% ../nbs/01_data.ipynb #234ce1d8
 def load_dataset(
     name_or_path,                # market1501, msmt17, personx, veri776, pedworld-<preset>, pedworld-<preset>-seed<n>, or a folder
     root=None,                   # a benchmark's folder or the one above (None: data); where worlds lie (None: worlds); where a relative path starts
@@ -314,36 +358,50 @@ def load_dataset(
     "A data set by name or path; ValueError or FileNotFoundError say what is missing or unknown, and what was expected."
     name = str(name_or_path)
     if isinstance(name_or_path, str) and name in BENCHMARKS: return load_benchmark(name, root)
-    if isinstance(name_or_path, str) and name.startswith('pedworld-'): return load_pedworld(name, root, seed, progress)
+    if isinstance(name_or_path, str) and name.startswith('pedworld-'): return load_pedworld(name, seed, root, progress)
     folder = Path(name) if root is None else Path(root, name)
     if folder.is_dir(): return load_folder(folder, pattern)
-    known = f'Known data sets: {", ".join(BENCHMARKS)}, pedworld-<preset>; or give the path of a folder of images.'
-    if folder.exists(): raise ValueError(f'{folder} is a file. {known}')
-    if isinstance(name_or_path, Path) or os.sep in name: raise FileNotFoundError(f'{folder} does not exist. {known}')
-    raise ValueError(f'Unknown data set {name!r}. {known}')
+    raise not_found(name_or_path, folder)
 
-# %% ../nbs/01_data.ipynb #fd9ec150
+# %% ../nbs/01_data.ipynb #828ff5f8
 def decode(
     path,                   # an image file of any mode
     size: tuple[int, int],  # height, width in pixels
 ) -> np.ndarray:            # uint8 (3, h, w), RGB
     "Decode and resize one image; ValueError names an unreadable file, FileNotFoundError a missing one."
-    height, width = size
     try:
         with Image.open(path) as image:
-            image.draft('RGB', (width, height))
-            image = image.convert('RGB').resize((width, height), Image.BILINEAR, reducing_gap=2.0)
+            image.draft('RGB', size[::-1])
+            image = image.convert('RGB').resize(size[::-1], Image.BILINEAR, reducing_gap=2.0)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image. Was the folder changed after it was listed? on_error='skip' leaves such files out.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as an image ({error}). Replace it, or pass on_error='skip' to leave such files out.") from error
     return np.asarray(image).transpose(2, 0, 1)
 
-# %% ../nbs/01_data.ipynb #990d3b6d
+# %% ../nbs/01_data.ipynb #c69f53fd
 def n_cores() -> int:
     "Cores this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
+# %% ../nbs/01_data.ipynb #fc94ae7c
+def decode_some(
+    paths, size,      # files; height, width in pixels
+    which: range,     # positions in `paths`
+    out, skip: bool,  # as in `decode_all`
+) -> list[int]:       # positions of unreadable files
+    "Decode a few images one after the other."
+    bad = []
+    for i in which:
+        try: image = decode(paths[i], size)
+        except (ValueError, FileNotFoundError):
+            if not skip: raise
+            bad.append(i)
+        else:
+            if out is not None: out[i] = image
+    return bad
+
+# %% ../nbs/01_data.ipynb #5fe01108
 def decode_all(
     paths: Sequence,        # n files
     size: tuple[int, int],  # height, width in pixels
@@ -353,24 +411,29 @@ def decode_all(
     progress=False,         # show a bar
 ) -> list[int]:             # positions of unreadable files
     "Decode many images in parallel threads; the first error ends it unless `skip`."
-    def work(start):
-        bad = []
-        for i in range(start, min(start + 32, len(paths))):
-            try: image = decode(paths[i], size)
-            except (ValueError, FileNotFoundError):
-                if not skip: raise
-                bad.append(i)
-            else:
-                if out is not None: out[i] = image
-        return bad
+    parts, bad = [range(i, min(i + 32, len(paths))) for i in range(0, len(paths), 32)], []
     with ThreadPoolExecutor(workers or n_cores()) as pool, tqdm(total=len(paths), desc='decoding', unit='image', leave=False, disable=not progress) as bar:
-        bad = []
-        for more in pool.map(work, range(0, len(paths), 32)):
+        for part, more in zip(parts, pool.map(lambda part: decode_some(paths, size, part, out, skip), parts)):
             bad += more
-            bar.update(min(32, len(paths) - bar.n))
+            bar.update(len(part))
     return bad
 
-# %% ../nbs/01_data.ipynb #14a0b2fa
+# %% ../nbs/01_data.ipynb #9096e94a
+def load_images(
+    paths, size: tuple[int, int],      # files; height, width in pixels
+    skip: bool,                        # True: leave out unreadable files
+    cache_bytes: int,                  # largest cache, bytes
+    workers=None, progress=False,      # as in `decode_all`
+) -> tuple[torch.Tensor | None, set]:  # readable images uint8 (m, 3, h, w), or None if they do not fit; positions of unreadable files
+    "All images or an error; ValueError if there are none, or none can be read."
+    if len(paths) == 0: raise ValueError('No samples, so there is no image to read. Does this data set have the split you asked for?')
+    fits = len(paths) * 3 * size[0] * size[1] <= cache_bytes
+    cache = np.empty((len(paths), 3, *size), np.uint8) if fits else None
+    bad = decode_all(paths, size, cache, skip, workers, progress) if fits or skip else []
+    if len(bad) == len(paths): raise ValueError(f'None of {len(paths):,} images can be read, the first is {paths[0]}.')
+    return (torch.from_numpy(np.delete(cache, bad, axis=0) if bad else cache) if fits else None), set(bad)
+
+# %% ../nbs/01_data.ipynb #b8fd8830
 class ImageStore:
     "Images of samples as uint8 tensors: decoded once into memory if they fit in `cache_bytes`, else whenever asked for."
     def __init__(
@@ -383,15 +446,9 @@ class ImageStore:
         progress=True,               # show a bar while decoding
     ):
         if on_error not in ('raise', 'skip'): raise ValueError(f"on_error={on_error!r}: expected 'raise' or 'skip'.")
-        if len(samples) == 0: raise ValueError('No samples, so there is no image to read. Does this data set have the split you asked for?')
         self.size, self.workers, paths = tuple(size), workers, [s.path for s in samples]
-        fits = len(paths) * 3 * size[0] * size[1] <= cache_bytes
-        cache = np.empty((len(paths), 3, *self.size), np.uint8) if fits else None
-        bad = decode_all(paths, self.size, cache, on_error == 'skip', workers, progress) if fits or on_error == 'skip' else []
-        if len(bad) == len(paths): raise ValueError(f'None of {len(paths):,} images can be read, the first is {paths[0]}.')
-        keep = np.setdiff1d(np.arange(len(paths)), bad)
-        self.samples, self.skipped = tuple(samples[i] for i in keep), [paths[i] for i in bad]
-        self.cache = torch.from_numpy(cache[keep] if bad else cache) if fits else None
+        self.cache, bad = load_images(paths, self.size, on_error == 'skip', cache_bytes, workers, progress)
+        self.samples, self.skipped = tuple(s for i, s in enumerate(samples) if i not in bad), [paths[i] for i in sorted(bad)]
 
     def __len__(self) -> int: return len(self.samples)
 
@@ -416,13 +473,14 @@ def normalise(
     mean, std = (255 * torch.tensor(x, device=images.device).view(3, 1, 1) for x in (MEAN, STD))
     return (images - mean) / std
 
-# %% ../nbs/01_data.ipynb #43fa14a4
+# %% ../nbs/01_data.ipynb #46dd4b21
 def default_padding(
     height: int,  # pixels
 ) -> int:         # pixels
     "Ten pixels at a height of 256, in proportion elsewhere, at least one."
     return max(1, round(10 * height / 256))
 
+# %% ../nbs/01_data.ipynb #b3adbf7a
 def augmentation(
     size=(64, 32),  # height, width in pixels
     padding=None,   # black pixels added on each side before the crop; None: `default_padding`
@@ -449,7 +507,18 @@ def random_boxes(
     top, left = (draw(n, 1) * (h - height + 1)).floor(), (draw(n, 1) * (w - width + 1)).floor()
     return top, top + height, left, left + width
 
-# %% ../nbs/01_data.ipynb #83b23abb
+# %% ../nbs/01_data.ipynb #48846bad
+def pad_images(
+    images: np.ndarray,  # uint8 (b, 3, h, w)
+    padding: int,        # pixels
+) -> np.ndarray:         # uint8 (b, 3, h + 2 * padding, w + 2 * padding)
+    "Black pixels on all sides."
+    b, c, h, w = images.shape
+    out = np.zeros((b, c, h + 2 * padding, w + 2 * padding), np.uint8)
+    out[:, :, padding:padding + h, padding:padding + w] = images
+    return out
+
+# %% ../nbs/01_data.ipynb #cd16de62
 def cut_and_fill(
     images: np.ndarray,   # uint8 (b, 3, h, w)
     padding: int,         # black pixels on each side
@@ -458,9 +527,7 @@ def cut_and_fill(
     boxes: np.ndarray,    # (b, 4): top, bottom, left, right of the part to erase
 ) -> np.ndarray:          # uint8 (b, 3, h, w)
     "Shift, mirror and erase, all as told."
-    b, c, h, w = images.shape
-    padded, out = np.zeros((b, c, h + 2 * padding, w + 2 * padding), np.uint8), np.empty_like(images)
-    padded[:, :, padding:padding + h, padding:padding + w] = images
+    (h, w), padded, out = images.shape[2:], pad_images(images, padding), np.empty_like(images)
     fill = np.array([round(255 * m) for m in MEAN], np.uint8)[:, None, None]
     for i, ((y, x), (top, bottom, left, right)) in enumerate(zip(corners.tolist(), boxes.tolist())):
         crop = padded[i, :, y:y + h, x:x + w]

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RankMetrics', 'wrong_before', 'hit_ranks', 'score_rows', 'as_labels', 'row_blocks', 'check_block', 'score_queries',
-           'rank_metrics', 'as_features', 'euclidean_blocks', 'pair_distances', 'distances_to', 'nearest_and_farthest',
-           'encode', 'overlaps', 'rerank_blocks', 'rerank', 'sample_ids', 'evaluate']
+           'rank_metrics', 'as_features', 'euclidean_blocks', 'pair_distances', 'distances_to', 'in_order',
+           'nearest_and_farthest', 'set_weights', 'encode', 'overlaps', 'check_rerank', 'rerank_blocks', 'rerank',
+           'sample_ids', 'evaluate']
 
 # %% ../nbs/07_evaluation.ipynb #0035e49d
 from collections.abc import Iterator
@@ -178,7 +179,17 @@ def distances_to(features, pointers, columns) -> np.ndarray:
     "`pair_distances` of all rows, in parallel."
     return np.concatenate(in_parallel(lambda a, b: pair_distances(features, pointers, columns, a, b), len(pointers) - 1, 256))
 
-# %% ../nbs/07_evaluation.ipynb #b98e513d
+# %% ../nbs/07_evaluation.ipynb #412001c8
+def in_order(
+    features: np.ndarray,    # (n, d)
+    candidates: np.ndarray,  # (n, c) int32, each row ascending
+) -> np.ndarray:             # (n, c) int32, nearest first
+    "Candidates by exact distance, the lower index first among equals."
+    pointers = np.arange(len(candidates) + 1) * candidates.shape[1]
+    exact = distances_to(features, pointers, candidates.ravel()).reshape(candidates.shape)
+    return np.take_along_axis(candidates, np.argsort(exact, axis=1, kind='stable'), axis=1)
+
+# %% ../nbs/07_evaluation.ipynb #63623b38
 def nearest_and_farthest(
     features: torch.Tensor,  # (n, d)
     k: int,                  # neighbours, the image itself included
@@ -191,12 +202,20 @@ def nearest_and_farthest(
         nearest.append(block.topk(min(k + 8, n), largest=False).indices.sort().values.cpu())
         farthest.append(block.amax(1).cpu())
     nearest = torch.cat(nearest).numpy().astype(np.int32)
-    pointers = np.arange(n + 1) * nearest.shape[1]
-    exact = distances_to(features.cpu().numpy(), pointers, nearest.ravel()).reshape(nearest.shape)
-    order = np.argsort(exact, axis=1, kind='stable')[:, :k]
-    return np.take_along_axis(nearest, order, axis=1), torch.cat(farthest).numpy().astype(np.float64)
+    return in_order(features.cpu().numpy(), nearest)[:, :k].copy(), torch.cat(farthest).numpy().astype(np.float64)
 
-# %% ../nbs/07_evaluation.ipynb #50dd7944
+# %% ../nbs/07_evaluation.ipynb #da5e2d71
+def set_weights(
+    features: np.ndarray,              # (n, d)
+    farthest: np.ndarray,              # (n,) squared distance to the farthest image
+    pointers, columns,                 # row i owns columns[pointers[i]:pointers[i + 1]], at least one
+) -> np.ndarray:                       # float32, one for each column
+    "exp(-d) of scaled distances d, with sum 1 in each row."
+    counts = np.diff(pointers)
+    weights = np.exp(-distances_to(features, pointers, columns) / np.repeat(farthest, counts))
+    return (weights / np.repeat(np.add.reduceat(weights, pointers[:-1]), counts)).astype(np.float32)
+
+# %% ../nbs/07_evaluation.ipynb #353afd55
 def encode(
     features: torch.Tensor,  # (n, d)
     k1: int, k2: int,        # as in `rerank`
@@ -207,9 +226,7 @@ def encode(
     items, farthest = nearest_and_farthest(features, min(max(k1 + 1, k2), n), chunk)
     farthest = np.maximum(farthest, np.finfo(np.float32).tiny)
     pointers, columns = neighbourhoods(items[:, :k1 + 1].copy(), k1)
-    counts = np.diff(pointers)
-    weights = np.exp(-distances_to(features.cpu().numpy(), pointers, columns) / np.repeat(farthest, counts))
-    weights = (weights / np.repeat(np.add.reduceat(weights, pointers[:-1]), counts)).astype(np.float32)
+    weights = set_weights(features.cpu().numpy(), farthest, pointers, columns)
     if k2 > 1:
         near = min(k2, n)
         pointers, columns, weights = stack(in_parallel(lambda a, b: average_rows(pointers, columns, weights, items, near, a, b), n))
@@ -227,7 +244,13 @@ def overlaps(pointers, columns, weights, starts, owners, shares, first, start, s
                     out[i - start, owners[q] - first] += min(weights[p], shares[q])
     return out
 
-# %% ../nbs/07_evaluation.ipynb #696e5738
+# %% ../nbs/07_evaluation.ipynb #d7ae8cc9
+def check_rerank(k1, k2, lambda_value) -> None:
+    "ValueError for parameters of `rerank` out of range."
+    if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
+        raise ValueError(f'k1={k1}, k2={k2}, lambda_value={lambda_value}: k1 and k2 must be at least 1, lambda_value between 0 and 1.')
+
+# %% ../nbs/07_evaluation.ipynb #c67b6e1a
 def rerank_blocks(
     query_features, gallery_features,  # (q, d) and (g, d), NumPy or torch
     k1: int = 20,               # neighbours that must be mutual
@@ -236,8 +259,7 @@ def rerank_blocks(
     chunk: int = 256,           # queries per block
 ):
     "Yield re-ranked distances in NumPy blocks float32 (chunk, g); see `rerank`."
-    if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
-        raise ValueError(f'k1={k1}, k2={k2}, lambda_value={lambda_value}: k1 and k2 must be at least 1, lambda_value between 0 and 1.')
+    check_rerank(k1, k2, lambda_value)
     query, gallery = as_features(query_features, gallery_features)
     rows, farthest = encode(torch.cat([query, gallery]), k1, k2, chunk)
     columns, start = transpose(*rows), 0

@@ -94,7 +94,7 @@ def resnet50_backbone(
     net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
     return nn.Sequential(*list(net.children())[:-2])
 
-# %% ../nbs/02_models.ipynb #ed115901
+# %% ../nbs/02_models.ipynb #3618c6b0
 def save_weights(
     model: ReIDNet,    # the network
     path: str | Path,  # file to write, .safetensors
@@ -104,6 +104,7 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part, metadata={'arch': model.arch})
+    part.chmod(0o644)
     return part.replace(path)
 
 # %% ../nbs/02_models.ipynb #c8d7af65
@@ -163,7 +164,7 @@ def build_model(
     file = shipped_weights() if weights == 'source' else weights
     return model if file in (None, 'imagenet') else load_weights(model, file)
 
-# %% ../nbs/02_models.ipynb #986578bf
+# %% ../nbs/02_models.ipynb #bc7bdf02
 @torch.inference_mode()
 def extract_features(
     model: nn.Module,              # images to features
@@ -178,7 +179,8 @@ def extract_features(
     model.to(device).eval()
     starts = tqdm(range(0, len(store), batch_size), desc='features', unit='batch', disable=not progress, leave=False)
     try:
-        features = [model(normalise(store.batch(list(range(s, min(s + batch_size, len(store))))).to(device))).float().cpu() for s in starts]
+        blocks = (store.batch(list(range(s, min(s + batch_size, len(store))))).to(device) for s in starts)
+        features = [model(normalise(block).contiguous(memory_format=torch.channels_last)).float().cpu() for block in blocks]
     finally:
         model.train(was_training)
     return torch.cat(features)

@@ -826,26 +826,27 @@ def _tone_curve(haze, gamma):
         tone[i] = (haze + (1 - haze) * value) ** gamma
     return tone
 
-# %% ../nbs/00_pedworld.ipynb #df54c54b
+# %% ../nbs/00_pedworld.ipynb #c7312dd4
 @njit(cache=True, nogil=True)
 def _expose(canvas, out, camera, light, grain):
-    "From the scene to 8-bit pixels in `out`: colour matrix, exposure, tone curve, sensor noise."
+    "From the scene to 8-bit pixels in `out`: colour matrix, exposure, tone curve, sensor noise from one die of `grain` (h w,) per pixel."
     h, w = canvas.shape[:2]
     tone, matrix = _tone_curve(camera.haze, camera.gamma), camera.matrix
-    for i in range(h * w):
-        y, x = i // w, i % w
-        for k in range(3):
-            value = matrix[k, 0] * canvas[y, x, 0] + matrix[k, 1] * canvas[y, x, 1] + matrix[k, 2] * canvas[y, x, 2]
-            value = tone[int(min(max(value * light * 640, 0.0), 1024.0))]
-            value += camera.noise * 2.45 * (grain[6 * i + 2 * k] + grain[6 * i + 2 * k + 1] - 1)
-            out[y, x, k] = np.uint8(min(max(value * 255 + .5, 0.0), 255.0))
+    for y in range(h):
+        for x in range(w):
+            red, green, blue, die = canvas[y, x, 0], canvas[y, x, 1], canvas[y, x, 2], grain[y * w + x]
+            for k in range(3):
+                value = light * (matrix[k, 0] * red + matrix[k, 1] * green + matrix[k, 2] * blue)
+                value = tone[int(min(max(value * 640, 0.0), 1024.0))] + camera.noise * 3.46 * (die - .5)
+                out[y, x, k] = np.uint8(min(max(value * 255 + .5, 0.0), 255.0))
+                die = 1021 * die - int(1021 * die)
 
-# %% ../nbs/00_pedworld.ipynb #c8c825f0
+# %% ../nbs/00_pedworld.ipynb #7694a268
 @njit(cache=True, nogil=True)
 def _draw(out, people, who, stranger, cameras, scenery, c, view, phase, place, time, seed, junk):
     "Draw one image into `out`, uint8 (h, w, 3): a cut-out of the surroundings, the people, then the camera's sharpness, light and colours."
     h, w = out.shape[:2]
-    camera, dice = cameras[c], _dice(seed, 64 + 6 * h * w)
+    camera, dice = cameras[c], _dice(seed, 64 + h * w)
     top, left = int(dice[22] * (scenery.shape[1] - h)), int(place % 1 * (scenery.shape[2] - w))
     canvas = scenery[c, top:top + h, left:left + w].copy()
     _stage(canvas, people, who, stranger, camera, view, phase, dice, junk)
@@ -867,9 +868,9 @@ def render_image(
           float(row['place']), float(row['time']), int(row['seed']), bool(row['pid'] == -1))
     return out
 
-# %% ../nbs/00_pedworld.ipynb #ecdf2267
+# %% ../nbs/00_pedworld.ipynb #918afe3f
 FOLDERS = {'train': 'bounding_box_train', 'query': 'query', 'gallery': 'bounding_box_test'}
-VERSION = 3   # of the drawing: another version draws other images from the same world
+VERSION = 4   # of the drawing: another version draws other images from the same world
 
 # %% ../nbs/00_pedworld.ipynb #2732696b
 def _write(path: Path | str, data: bytes):

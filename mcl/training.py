@@ -230,7 +230,7 @@ def phase_two_step(model: ReIDNet, batch: PolishBatch, prototypes: MetaPrototype
     prototypes.update(own.detach(), batch.clustered_labels)
     return loss
 
-# %% ../nbs/08_training.ipynb #b13c7717
+# %% ../nbs/08_training.ipynb #6a81b7f6
 @dataclass
 class RunState:
     "What a run carries from epoch to epoch."
@@ -243,7 +243,7 @@ class RunState:
 
 def new_state(config: TrainConfig, device: torch.device | str = 'cpu') -> RunState:
     "The state before the first epoch."
-    model = build_model(config.arch, config.weights, seed=config.seed).to(device)
+    model = build_model(config.arch, config.weights, seed=config.seed).to(device, memory_format=torch.channels_last)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, config.learning_rate, weight_decay=config.weight_decay)
     return RunState(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, config.decay_every), Stopwatch(), [])
@@ -305,10 +305,10 @@ class Subset:
     def batch(self, positions):
         return self.store.batch(self.indices[positions])
 
-# %% ../nbs/08_training.ipynb #974be770
+# %% ../nbs/08_training.ipynb #3b0ae135
 def draw(store: ImageStore, indices, generator: torch.Generator, device) -> torch.Tensor:
-    "Augmented images `(b, 3, h, w)`, float32 on `device`."
-    return normalise(augment_batch(store.batch(indices), generator).to(device))
+    "Augmented images `(b, 3, h, w)`, float32 on `device`, channels last in memory."
+    return normalise(augment_batch(store.batch(indices), generator).to(device)).contiguous(memory_format=torch.channels_last)
 
 
 def phase_one_batches(config: TrainConfig, store: ImageStore, labels: np.ndarray, camids: np.ndarray, epoch: int, generator, device, p: int | None = None):
