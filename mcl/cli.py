@@ -32,10 +32,10 @@ from .training import METHODS, TrainConfig, open_stores, to_json, train, write_j
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='markdown', pretty_exceptions_enable=False,
                   help='Meta Clustering Learning for unsupervised person re-identification.')
 
-# %% ../nbs/11_cli.ipynb #e4589e83
+# %% ../nbs/11_cli.ipynb #9dfbad8e
 PRESETS = {
     'tiny': (dict(epochs=2, steps_per_epoch=6, p=8, n_subsets=2, k1=10, k2=3), [0]),
-    'desk': (dict(epochs=6, steps_per_epoch=40, n_subsets=4, k1=20, eps=0.5, learning_rate=1e-3, decay_every=4), [1, 2, 3]),
+    'desk': (dict(epochs=6, steps_per_epoch=40, n_subsets=4, k1=20, eps=0.5, learning_rate=1e-3, decay_every=4, phase_two_share=0.25), [1, 2, 3]),
 }
 ABLATIONS = {
     'no polish loss': dict(consistency_weight=0.0, triplet_weight=0.0),
