@@ -166,7 +166,7 @@ def with_settings(
 Arch = Annotated[str, typer.Option(help='architecture of the weights: small or resnet50')]
 Height, Width = (Annotated[int, typer.Option(help=f'{side} of an image in pixels')] for side in ('height', 'width'))
 
-# %% ../nbs/11_cli.ipynb #c4fa9834
+# %% ../nbs/11_cli.ipynb #c370ec34
 @app.command(epilog='Example: mcl evaluate runs/mine --dataset pedworld-desk --rerank')
 def evaluate(
     weights: Annotated[Path, typer.Argument(help='run folder or weights file')],
@@ -176,7 +176,8 @@ def evaluate(
     arch: Arch = 'small', height: Height = 64, width: Width = 32,
 ):
     "Rank the gallery of a data set with trained weights and print mAP, CMC and mINP."
-    data, model = load_dataset(dataset, root=data_dir), model_of(weights, arch)
+    model = model_of(weights, arch)
+    data = load_dataset(dataset, root=data_dir)
     stores = [ImageStore(split, (height, width)) for split in (data.query, data.gallery)]
     features = [extract_features(model, store) for store in stores]
     metrics = evaluate_features(*features, *(store.samples for store in stores), use_rerank=rerank)
@@ -225,17 +226,17 @@ def write_npz(path: Path, **arrays) -> None:
         np.savez(file, **arrays)
     part.replace(path)
 
-# %% ../nbs/11_cli.ipynb #1f0268f9
-@app.command(epilog='Example: mcl pretrain --epochs 12 --output small_source.safetensors')
+# %% ../nbs/11_cli.ipynb #bf69cc5f
+@app.command(epilog='Example: mcl pretrain --epochs 7 --output small_source.safetensors')
 def pretrain(
-    epochs: Annotated[int, typer.Option(help='passes of --steps batches')] = 12,
-    steps: Annotated[int, typer.Option(help='optimiser steps in an epoch')] = 150,
+    epochs: Annotated[int, typer.Option(help='passes of --steps batches')] = 7,
+    steps: Annotated[int, typer.Option(help='optimiser steps in an epoch')] = 100,
     output: Annotated[Path, typer.Option(help='weights file to write')] = shipped_weights(),
     work: Annotated[Path, typer.Option(help='folder the source world is rendered into')] = Path('worlds'),
 ):
     "Make the small network's starting weights: supervised training on the source world, from random weights."
     dataset = load_dataset('pedworld-source', root=work)
-    config = TrainConfig(method='supervised', weights=None, epochs=epochs, steps_per_epoch=steps, decay_every=max(1, 2 * epochs // 3))
+    config = TrainConfig(method='supervised', weights=None, epochs=epochs, steps_per_epoch=steps, decay_every=-(-2 * epochs // 3))
     run = train(config, dataset)
     save_weights(run.model, output)
     write_json(output.with_suffix('.json'), run.record)

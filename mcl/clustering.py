@@ -15,7 +15,7 @@ __all__ = ['METHODS', 'dense_jaccard', 'as_array', 'row_lengths', 'check_rows', 
            'plot_eps_profile', 'advice', 'labels_of_graph', 'cluster', 'open_features', 'save_array', 'check_output',
            'cluster_file']
 
-# %% ../nbs/04_clustering.ipynb #85a9dfc7
+# %% ../nbs/04_clustering.ipynb #0a82e033
 import os
 import shutil
 import tempfile
@@ -31,7 +31,7 @@ import numpy as np
 import psutil
 import torch
 from numba import njit
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, csr_matrix
 from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
@@ -788,19 +788,19 @@ def renumbered(labels, min_samples: int = 1) -> np.ndarray:
     new = np.where(first < len(labels), np.argsort(np.argsort(first)), -1)
     return new[inverse].astype(np.int64)
 
-# %% ../nbs/04_clustering.ipynb #22da0312
+# %% ../nbs/04_clustering.ipynb #b7f58bb5
 def communities(
     graph: csr_array,          # distances up to eps
-    method: str = 'leiden',    # or 'louvain'
+    method: str = 'louvain',   # or 'leiden'
     min_samples: int = 4,      # smaller communities become outliers
-    seed: int = 0,             # both methods visit images in random order
+    seed: int = 0,             # both visit images in random order; Louvain's labels repeat with the seed, Leiden's may differ a little
 ) -> np.ndarray:               # int64 labels, -1 for outliers, shape (n,)
     "Communities of the graph whose edges weigh 1 - distance (Blondel et al. 2008; Traag et al. 2019); ImportError without scikit-network."
     try:
         from sknetwork.clustering import Leiden, Louvain
     except ImportError:
         raise ImportError(f"method={method!r} needs scikit-network: run `pip install scikit-network`, or use method='dbscan'") from None
-    near = csr_array((1 - graph.data, graph.indices, graph.indptr), shape=graph.shape)
+    near = csr_matrix((1 - graph.data, graph.indices, graph.indptr), shape=graph.shape)
     near.setdiag(0)
     near.eliminate_zeros()
     if not near.nnz:
@@ -902,18 +902,18 @@ def labels_of_graph(graph, eps, min_samples, method, seed):
         return dbscan(graph, eps, min_samples)
     return communities(graph, method, min_samples, seed)
 
-# %% ../nbs/04_clustering.ipynb #1628121e
+# %% ../nbs/04_clustering.ipynb #dea5e537
 def cluster(
     features,                 # L2-normalised, NumPy or torch, shape (n, d)
     k1: int = 30,             # neighbours per image, itself included
     k2: int = 6,              # neighbours whose weights are averaged; 1: none
     eps: float = 0.6,         # largest Jaccard distance of neighbours, or 'auto'
     min_samples: int = 4,     # neighbours, itself included, that make an image a core
-    method: str = 'dbscan',   # 'dbscan', 'leiden', 'louvain' or 'kmeans'
+    method: str = 'dbscan',   # 'dbscan', 'louvain', 'leiden' or 'kmeans'
     exact: bool = True,       # False: neighbours as in `knn`
     normalise: bool = False,  # True: divide every row by its length first
     n_clusters: int = None,   # for method='kmeans' only
-    seed: int = 0,            # for every method but 'dbscan'
+    seed: int = 0,            # for 'louvain', 'leiden' and 'kmeans'
     check: bool = True,       # warn where the labels look wrong, see `advice`
     progress: bool = False,   # show progress bars
 ) -> np.ndarray:              # int64 labels, -1 for outliers, shape (n,)

@@ -10,7 +10,7 @@ __all__ = ['METHODS', 'TrainConfig', 'to_json', 'from_json', 'Plan', 'plan', 'St
            'Stores', 'open_stores', 'evaluate_model', 'accuracy', 'clustering_cost', 'commit', 'provenance',
            'make_record', 'Run', 'read_ids', 'open_run', 'train', 'write_json', 'save_run']
 
-# %% ../nbs/08_training.ipynb #319fa70b
+# %% ../nbs/08_training.ipynb #923e097f
 import dataclasses
 import itertools
 import json
@@ -31,6 +31,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
+import mcl
 from .clustering import cluster
 from .data import ImageStore, ReIDDataset, augment_batch, normalise
 from .evaluation import RankMetrics, evaluate
@@ -437,11 +438,11 @@ def clustering_cost(config: TrainConfig, todo: Plan) -> dict:
     sizes = [] if config.method == 'supervised' else [len(s) for s in todo.clustered]
     return dict(clustered_images=config.epochs * sum(sizes), clustering_pairs=config.epochs * sum(s * s for s in sizes))
 
-# %% ../nbs/08_training.ipynb #afe911e2
+# %% ../nbs/08_training.ipynb #da7646de
 def commit() -> str | None:
     "The commit of the checkout the package runs from, with a plus sign when files were changed since; None outside a checkout."
     def git(*words):
-        return subprocess.run(['git', '-C', str(Path(__file__).parent), *words], capture_output=True, text=True).stdout.strip()
+        return subprocess.run(['git', '-C', str(Path(mcl.__file__).parent), *words], capture_output=True, text=True).stdout.strip()
     try:
         return (git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain', '--', '.') else '')) or None
     except OSError:

@@ -96,17 +96,17 @@ def measure(job):
     part = np.array(x[:8192])
     rate = matrix_rate(part)
     labels_by(job['method'], part[:600])
-    started, start = datetime.now(timezone.utc).isoformat(timespec='seconds'), time.perf_counter()
+    started, start, busy = datetime.now(timezone.utc).isoformat(timespec='seconds'), time.perf_counter(), time.process_time()
     with PeakMemory() as memory:
         labels = labels_by(job['method'], x)
-    seconds = time.perf_counter() - start
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
     rate = max(rate, matrix_rate(part))
     np.save(job['labels'], labels)
     floor = 2 * len(x)**2 * x.shape[1] / rate
     return dict(study='scaling', method=job['method'], data=job['data'], clustered_images=len(x), dim=x.shape[1], **PARAMETERS,
                 clustering_s=seconds, clustering_peak_mib=memory.mib, kib_per_image=memory.mib * 1024 / len(x),
                 matrix_gflops=rate / 1e9, floor_s=floor, ratio_to_floor=seconds / floor,
-                n_clusters=int(labels.max()) + 1, outlier_rate=float((labels < 0).mean()), threads=cores(), device=platform.processor() or platform.machine(),
+                cores_used=busy / seconds, n_clusters=int(labels.max()) + 1, outlier_rate=float((labels < 0).mean()), threads=cores(), device=platform.processor() or platform.machine(),
                 versions={name: version(name) for name in ('numpy', 'scipy', 'numba', 'torch', 'faiss-cpu')}, started=started)
 
 
@@ -185,7 +185,7 @@ def main():
     parser.add_argument('--dim', type=int, default=2048)
     parser.add_argument('--data', choices=('people', 'curved'), default='people')
     parser.add_argument('--methods', nargs='*', default=['exact', 'dense'])
-    parser.add_argument('--largest-dense', type=int, default=4000)
+    parser.add_argument('--largest-dense', type=int, default=2000)
     parser.add_argument('--on-disk', action='store_true', help='read the features through a memory map')
     parser.add_argument('--indexes', action='store_true')
     parser.add_argument('--folder', help='where the features go for the time being')
@@ -209,7 +209,7 @@ def main():
                 answer = in_child(dict(path=str(path), method=method, data=args.data, on_disk=args.on_disk, labels=str(Path(folder, f'{method}.npy'))))
                 if method != 'indexes':
                     answer['agreement_with_exact'] = agreement(folder, answer)
-                    print({key: answer[key] for key in ('method', 'clustered_images', 'dim', 'clustering_s', 'ratio_to_floor', 'kib_per_image', 'n_clusters', 'agreement_with_exact')}, flush=True)
+                    print({key: answer[key] for key in ('method', 'clustered_images', 'dim', 'clustering_s', 'ratio_to_floor', 'kib_per_image', 'cores_used', 'n_clusters', 'agreement_with_exact')}, flush=True)
                 runs += answer if method == 'indexes' else [answer]
                 save(runs)
 
