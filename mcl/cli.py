@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'PRESETS', 'ABLATIONS', 'Arch', 'Height', 'Width', 'study_configs', 'run_name', 'run_study', 'model_of',
            'write_table', 'draw_features', 'pedworld', 'train_command', 'with_settings', 'evaluate', 'cluster',
-           'annotate', 'write_npz', 'pretrain', 'reproduce', 'main']
+           'annotate', 'annotate_blocks', 'write_npz', 'pretrain', 'reproduce', 'main']
 
 # %% ../nbs/11_cli.ipynb #818e0cb5
 import hashlib
@@ -199,7 +199,7 @@ def cluster(
     found = clustering.cluster_file(features, labels, k1=k1, k2=k2, eps=eps, min_samples=min_samples, exact=exact)
     typer.echo(f'wrote {labels}: {found.max() + 1} clusters, {(found < 0).mean():.1%} outliers of {len(found)} images')
 
-# %% ../nbs/11_cli.ipynb #0d9d4f04
+# %% ../nbs/11_cli.ipynb #b7c231e0
 @app.command(epilog='Example: mcl annotate features.npy labels.npy soft.npz --top-k 5')
 def annotate(
     features: Annotated[Path, typer.Argument(help='.npy file, float (n, d)')],
@@ -214,11 +214,23 @@ def annotate(
         raise ValueError(f'{labels} labels {len(known)} rows, {features} has only {len(points)}: give labels of its first rows')
     part = torch.from_numpy(np.array(points[:len(known)], dtype=np.float32))
     prototypes = MetaPrototypes.from_labels(part, torch.from_numpy(np.array(known)), temperature=temperature)
-    probabilities, indices = prototypes.annotate(points, top_k=min(top_k, len(prototypes.centroids)))
-    write_npz(output, probabilities=np.asarray(probabilities), prototypes=np.asarray(indices))
+    probabilities, indices = annotate_blocks(prototypes, points, min(top_k, len(prototypes.centroids)))
+    write_npz(output, probabilities=probabilities, prototypes=indices)
     typer.echo(f'wrote {output}: {len(points)} soft labels over {len(prototypes.centroids)} meta-prototypes')
 
-# %% ../nbs/11_cli.ipynb #e7ed9508
+# %% ../nbs/11_cli.ipynb #77ed7634
+def annotate_blocks(
+    prototypes: MetaPrototypes,
+    points: np.ndarray,  # (n, d), may be memory-mapped
+    top_k: int,          # entries kept
+    block: int = 65536,  # rows in memory at a time
+) -> tuple:              # probabilities and prototypes, (n, top_k) each
+    "Top entries of the soft labels of a file that may be larger than memory."
+    starts = tqdm(range(0, len(points), block), desc='annotate', unit='block', leave=False)
+    parts = [prototypes.annotate(torch.from_numpy(np.array(points[s:s + block], dtype=np.float32)), top_k=top_k) for s in starts]
+    return tuple(torch.cat(column).numpy() for column in zip(*parts))
+
+
 def write_npz(path: Path, **arrays) -> None:
     "Write arrays beside `path`, then rename: the file is whole or absent."
     part = path.with_name(path.name + '.part')
