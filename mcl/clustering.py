@@ -414,43 +414,55 @@ def device_neighbours(
             lists.append((sims.float().cpu().numpy(), items.int().cpu().numpy()))
     return tuple(map(np.concatenate, zip(*lists)))
 
-# %% ../nbs/04_clustering.ipynb #d163b15f
-def principal_axes(rows, sample=4096, seed=0):
-    "Directions of the rows, strongest first, as columns of a float32 matrix (d, d); from a random sample of rows."
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])
-    part = np.asarray(rows[chosen])
-    return np.ascontiguousarray(np.linalg.eigh(part.T @ part)[1][:, ::-1])
+# %% ../nbs/04_clustering.ipynb #dba3e6fd
+def principal_axes(
+    rows: np.ndarray,     # shape (n, d)
+    size: int = 256,      # axes wanted, at most d
+    sample: int = 4096,   # rows looked at
+    rounds: int = 4,      # multiplications that turn random directions towards the axes
+    seed: int = 0,        # which rows, which directions
+) -> np.ndarray:          # directions as columns, strongest first, float32, shape (d, size)
+    "Principal axes of some rows, by subspace iteration (Halko et al. 2011)."
+    rng = np.random.default_rng(seed)
+    part = np.asarray(rows[np.sort(rng.permutation(len(rows))[:sample])])
+    inner = part.T @ part
+    size = min(size, len(inner))
+    axes = np.eye(len(inner), dtype=np.float32) if size == len(inner) else rng.standard_normal((len(inner), size), dtype=np.float32)
+    for _ in range(rounds):
+        axes = np.linalg.qr(inner @ axes)[0]
+    turn = np.linalg.eigh(axes.T @ inner @ axes)[1][:, ::-1]
+    return np.ascontiguousarray(axes @ turn)
 
-# %% ../nbs/04_clustering.ipynb #61a783ea
+# %% ../nbs/04_clustering.ipynb #9be3b9c7
 def recall_of_axes(
     rows: np.ndarray,   # unit rows, shape (n, d)
-    axes: np.ndarray,   # directions, shape (d, d)
-    sizes: list[int],   # numbers of axes to try, ascending
+    axes: np.ndarray,   # directions, shape (d, any)
+    sizes: list[int],   # numbers of axes to try
     k: int,             # neighbours wanted
     kept: int,          # candidates kept
     sample: int = 64,   # images asked
     seed: int = 0,      # which images
 ) -> list[float]:       # share of true neighbours among the candidates, per number of axes
     "How many of the true neighbours of some images are found with the first few axes only."
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])
-    part = np.asarray(rows[chosen]) @ axes
-    table = np.empty((len(sizes) + 1, len(chosen), len(rows)), np.float32)
+    part = np.asarray(rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])])
+    short, table = part @ axes, np.empty((len(sizes) + 1, len(part), len(rows)), np.float32)
 
     def work(start, stop):
         block = rows[start:stop] @ axes
-        for row, size in zip(table, [*sizes, len(axes)]):
-            row[:, start:stop] = part[:, :size] @ block[:, :size].T
+        table[-1, :, start:stop] = part @ rows[start:stop].T
+        for row, size in zip(table, sizes):
+            row[:, start:stop] = short[:, :size] @ block[:, :size].T
 
     in_parallel(work, len(rows), 2048)
-    truth = np.argpartition(-table[-1], k - 1, axis=1)[:, :k]
-    limits = -np.partition(-table[:-1], kept - 1, axis=2)[:, :, kept - 1:kept]
+    truth = np.argpartition(table[-1], -k, axis=1)[:, -k:]
+    limits = [np.partition(found, -kept, axis=1)[:, -kept:1 - kept or None] for found in table[:-1]]
     return [float((np.take_along_axis(found, truth, 1) >= limit).mean()) for found, limit in zip(table, limits)]
 
-# %% ../nbs/04_clustering.ipynb #b6a3bb28
+# %% ../nbs/04_clustering.ipynb #f36ca96e
 def enough_axes(rows, k, kept, recall=0.985):
     "Principal axes (d, size), as few as reach the recall; None if an eighth of the dimensions, or 256, are too few."
-    axes = principal_axes(rows)
-    sizes = [size for size in (32, 64, 128, 256) if size <= max(32, len(axes) // 8)]
+    sizes = [size for size in (32, 64, 128, 256) if size <= max(32, rows.shape[1] // 8)]
+    axes = principal_axes(rows, sizes[-1])
     for size, found in zip(sizes, recall_of_axes(rows, axes, sizes, k, kept)):
         if found >= recall:
             return np.ascontiguousarray(axes[:, :size])
