@@ -79,8 +79,8 @@ def sparse_bytes(
     code = math.ceil(1.5 * k1 * k2) * (4 + 4)
     return int(n) * (neighbours + 2*code)
 
-# %% ../nbs/09_costs.ipynb #81d198b2
-METHOD_ORDER = ('full', 'per_subset', 'mcl', 'subset_matched', 'subset', 'supervised')
+# %% ../nbs/09_costs.ipynb #6f834765
+METHOD_ORDER = ('full', 'per_subset', 'mcl_plus', 'mcl', 'subset_matched', 'subset', 'supervised')
 
 # %% ../nbs/09_costs.ipynb #263a275e
 def clustered_sizes(
@@ -92,7 +92,7 @@ def clustered_sizes(
     sizes = subset_sizes(n, n_subsets)
     return {'full': [n], 'per_subset': sizes, 'supervised': []}.get(method, sizes[:clustered_subsets])
 
-# %% ../nbs/09_costs.ipynb #6570c15e
+# %% ../nbs/09_costs.ipynb #a2af4eed
 def method_cost(
     method: str, n: int,             # one of METHOD_ORDER; training images
     n_subsets: int, clustered_subsets: int,
@@ -101,7 +101,7 @@ def method_cost(
     "What one epoch of one method computes, training aside."
     sizes = clustered_sizes(method, n, n_subsets, clustered_subsets)
     images = sum(sizes)
-    annotated = n - images if method == 'mcl' else 0
+    annotated = n - images if method in ('mcl', 'mcl_plus') else 0
     return dict(method=method, clustered_images=images, clustering_pairs=pairs_compared(sizes), clustering_flops=sum(knn_flops(s, d) for s in sizes),
                 annotation_flops=annotation_flops(annotated, round(images/images_per_id), d), features=images + annotated)
 

@@ -30,12 +30,13 @@ from matplotlib.patches import Rectangle
 
 from .costs import METHOD_ORDER, finding, group_columns, in_method_order, load_runs, pareto_front, ratio_text, relative_to, summarise
 
-# %% ../nbs/10_plots.ipynb #aa927180
+# %% ../nbs/10_plots.ipynb #aca57086
 PALETTE = sns.color_palette('colorblind').as_hex()
 METHODS = {
     'full': dict(label='full', color=PALETTE[0], marker='o', linestyle='-'),
     'per_subset': dict(label='per_subset', color=PALETTE[4], marker='s', linestyle='-.'),
-    'mcl': dict(label='mcl', color=PALETTE[3], marker='D', linestyle='--'),
+    'mcl_plus': dict(label='mcl_plus', color=PALETTE[3], marker='*', linestyle='--'),
+    'mcl': dict(label='mcl', color=PALETTE[1], marker='D', linestyle=(0, (3, 1, 1, 1))),
     'subset_matched': dict(label='subset_matched', color=PALETTE[2], marker='^', linestyle=(0, (4, 1, 1, 1, 1, 1))),
     'subset': dict(label='subset', color=PALETTE[9], marker='v', linestyle=':'),
     'supervised': dict(label='supervised', color='0.35', marker='P', linestyle=(0, (8, 2))),
@@ -189,7 +190,7 @@ def finish_cost(
     ax.set_title('\n'.join(fill(line, 84) for line in title.replace('); ', ');\n').splitlines()), pad=10)
     ax.legend(loc='center left', bbox_to_anchor=(1.01, .5))
 
-# %% ../nbs/10_plots.ipynb #384f5793
+# %% ../nbs/10_plots.ipynb #47c416fe
 @set_style()
 def cost_accuracy(
     runs: pd.DataFrame,              # one row per run
@@ -203,7 +204,7 @@ def cost_accuracy(
     draw_front(ax, paid)
     for _, group in paid.groupby('method', sort=False): draw_method(ax, group)
     draw_reference(ax, points[points.method == 'supervised'])
-    finish_cost(ax, paid, cost_column(runs, cost)[1], value, finding(runs, value=value))
+    finish_cost(ax, paid, cost_column(runs, cost)[1], value, finding(runs, 'mcl_plus' if 'mcl_plus' in set(runs.method) else 'mcl', value=value))
     return figure
 
 # %% ../nbs/10_plots.ipynb #519f93e1
