@@ -90,12 +90,12 @@ def _check(world: World):
     _check_size(world)
     _check_split(world)
 
-# %% ../nbs/00_pedworld.ipynb #1c266ffa
+# %% ../nbs/00_pedworld.ipynb #5cbc89c6
 PRESETS = {
-    'tiny': World(24, 10.5, 4, n_test_ids=12, n_distractors=10, n_junk=6, camera_gap=0.4, lookalikes=0.2),
-    'desk': World(400, 15, 6, n_test_ids=200, n_distractors=240, n_junk=120, camera_gap=0.4, lookalikes=0.2),
-    'market1501': World(751, 12936 / 751, 6, n_test_ids=750, n_query=3368, n_gallery=13115, n_distractors=2798, n_junk=3819, camera_gap=0.4, lookalikes=0.2),
-    'msmt17': World(1041, 32621 / 1041, 15, n_test_ids=3060, n_query=11659, n_gallery=82161, camera_gap=0.4, lookalikes=0.2),
+    'tiny': World(24, 10.5, 4, n_test_ids=12, n_distractors=10, n_junk=6, camera_gap=0.25, lookalikes=0.2),
+    'desk': World(400, 15, 6, n_test_ids=200, n_distractors=240, n_junk=120, camera_gap=0.25, lookalikes=0.2),
+    'market1501': World(751, 12936 / 751, 6, n_test_ids=750, n_query=3368, n_gallery=13115, n_distractors=2798, n_junk=3819, camera_gap=0.25, lookalikes=0.2),
+    'msmt17': World(1041, 32621 / 1041, 15, n_test_ids=3060, n_query=11659, n_gallery=82161, camera_gap=0.25, lookalikes=0.2),
     'source': World(600, 10000 / 600, 8, n_test_ids=60, domain='source'),
 }
 
