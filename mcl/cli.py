@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['app', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'STUDIES', 'Arch', 'Height', 'Width', 'study_configs', 'run_name',
            'run_study', 'model_of', 'write_table', 'draw_features', 'pedworld', 'train_command', 'with_settings',
-           'evaluate', 'cluster', 'annotate', 'annotate_blocks', 'write_npz', 'pretrain', 'reproduce', 'main']
+           'evaluate', 'cluster', 'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes',
+           'annotate', 'write_npz', 'pretrain', 'reproduce', 'main']
 
-# %% ../nbs/11_cli.ipynb #818e0cb5
+# %% ../nbs/11_cli.ipynb #f43c7081
 import hashlib
 import json
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -21,18 +23,18 @@ import typer
 from tqdm.auto import tqdm
 
 from . import clustering, costs, plots
-from .data import ImageStore, load_dataset
+from .data import ImageStore, Sample, load_dataset, walk_images
 from .evaluation import evaluate as evaluate_features
 from .models import build_model, extract_features, load_weights, save_weights, shipped_weights
 from .pedworld import preset as world_preset
 from .pedworld import render
-from .prototypes import MetaPrototypes
+from .prototypes import FeatureFiles, MetaPrototypes, annotate_rows, annotate_shards, load_prototypes, prototypes_of, write_whole
 from .training import METHODS, TrainConfig, open_stores, to_json, train, write_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='markdown', pretty_exceptions_enable=False,
                   help='Meta Clustering Learning for unsupervised person re-identification.')
 
-# %% ../nbs/11_cli.ipynb #0ccba990
+# %% ../nbs/11_cli.ipynb #a8ef139c
 PRESETS = {
     'tiny': (dict(epochs=2, steps_per_epoch=6, p=8, n_subsets=2, k1=10, k2=3), 1),
     'desk': (dict(epochs=6, steps_per_epoch=40, n_subsets=4, k1=20, eps=0.5, temperature=0.1, learning_rate=5e-4, decay_every=5), 5),
@@ -56,7 +58,7 @@ ABLATIONS = {
 STUDIES = {
     'reproduce': (3, {m: dict(method=m) for m in METHODS if m != 'per_subset'}),
     'fractions': (5, {'full': dict(method='full'), 'supervised': dict(method='supervised'),
-                      **{f'{m} 1/{n}': dict(method=m, n_subsets=n) for n in (4, 8, 16) for m in ('mcl_plus', 'subset_matched', 'per_subset', 'mcl')}}),
+                      **{f'{m} 1/{n}': dict(method=m, n_subsets=n) for n in (4, 8) for m in ('mcl_plus', 'subset_matched', 'per_subset', 'mcl')}}),
     'ablations': (3, ABLATIONS),
 }
 
@@ -104,13 +106,14 @@ def model_of(weights: Path, arch: str):
     "The network of a run folder or of a weights file."
     return load_weights(build_model(arch, None), weights / 'model.safetensors' if weights.is_dir() else weights).eval()
 
-# %% ../nbs/11_cli.ipynb #36839240
+# %% ../nbs/11_cli.ipynb #ab3574e9
 def write_table(
     results: Path,  # result file of a study
     path: Path,     # Markdown file to write
+    by=None,        # columns that make a row, see `costs.cost_table`
 ) -> str:           # the table
     "The table of a study as Markdown, made from its result file."
-    text = costs.to_markdown(costs.readable(costs.cost_table(costs.load_runs(results))))
+    text = costs.to_markdown(costs.readable(costs.cost_table(costs.load_runs(results), by=by)))
     path.write_text(text, encoding='utf-8')
     return text
 
@@ -136,11 +139,13 @@ def pedworld(
     world = world if seed is None else replace(world, seed=seed)
     typer.echo(f'wrote {render(world, root or Path("worlds") / f"{preset}-seed{world.seed}")}')
 
-# %% ../nbs/11_cli.ipynb #c1b0f4f3
+# %% ../nbs/11_cli.ipynb #a532b6c2
 @app.command('train', epilog='Example: mcl train --dataset pedworld-desk --method mcl --run-dir runs/mine --set epochs=5 --set eps=0.5')
 def train_command(
-    dataset: Annotated[str, typer.Option(help='a benchmark, pedworld-PRESET, or a folder')] = 'pedworld-tiny',
+    dataset: Annotated[Optional[str], typer.Option(help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir, else pedworld-tiny')] = None,
     data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies, or is rendered')] = None,
+    table: Annotated[Optional[Path], typer.Option(help='plain folder: CSV file with the columns path, and any of pid, camid, time')] = None,
+    pattern: Annotated[Optional[str], typer.Option(help='plain folder: regular expression for paths, with groups camera, time, pid')] = None,
     method: Annotated[str, typer.Option(help=', '.join(METHODS))] = 'mcl',
     run_dir: Annotated[Path, typer.Option(help='folder for checkpoint, weights and record')] = Path('runs/latest'),
     resume: Annotated[bool, typer.Option(help='go on from the last checkpoint')] = False,
@@ -149,7 +154,8 @@ def train_command(
 ):
     "Train one method on one data set; the run folder receives the checkpoint, the weights and the record."
     config = with_settings(TrainConfig(method=method), setting or [])
-    record = train(config, load_dataset(dataset, root=data_dir), run_dir, resume=resume, device=device).record
+    name, root = (data_dir, None) if data_dir and not dataset else (dataset or 'pedworld-tiny', data_dir)
+    record = train(config, load_dataset(name, root=root, pattern=pattern, table=table), run_dir, resume=resume, device=device).record
     shown = {k: record[k] for k in ('method', 'mAP', 'rank1', 'mINP', 'n_clusters', 'clustering_s', 'train_s') if k in record}
     typer.echo('  '.join(f'{k} {v:.2f}' if isinstance(v, float) else f'{k} {v}' for k, v in shown.items()))
     typer.echo(f'wrote {run_dir}')
@@ -209,49 +215,114 @@ def cluster(
     found = clustering.cluster_file(features, labels, k1=k1, k2=k2, eps=eps, min_samples=min_samples, exact=exact)
     typer.echo(f'wrote {labels}: {found.max() + 1} clusters, {(found < 0).mean():.1%} outliers of {len(found)} images')
 
-# %% ../nbs/11_cli.ipynb #b7c231e0
-@app.command(epilog='Example: mcl annotate features.npy labels.npy soft.npz --top-k 5')
+# %% ../nbs/11_cli.ipynb #acb63fa6
+class ImageFolder:
+    "Features of all images below a folder, in order of name: a source for `annotate_shards`. FileNotFoundError where there are none."
+    def __init__(
+        self,
+        root: Path,          # nested as you like, JPEG and PNG mixed
+        model,               # network, see `build_model`
+        size=(64, 32),       # height and width of its images, pixels
+        on_error='raise',    # an unreadable image: 'raise' an error that names it, or 'skip' it
+    ):
+        self.root, self.model, self.size, self.on_error, self.dimensions = root, model, tuple(size), on_error, model.dim
+        self.rows, self.content, self.at, self.walk = *count_images(root), 0, walk_images(root)
+
+    def __len__(self): return self.rows
+
+    def paths(self, start: int, stop: int) -> list:
+        "Images start..stop-1; ValueError if some are gone. Quick when each call begins behind the one before."
+        if start < self.at: self.at, self.walk = 0, walk_images(self.root)
+        taken = list(islice(self.walk, start - self.at, stop - self.at))
+        if len(taken) < stop - start: raise ValueError(f'{self.root} held {self.rows} images and has lost some since. Start again in another folder.')
+        self.at = stop
+        return taken
+
+    def read(self, start: int, stop: int) -> tuple:
+        "Features (m, d) of images start..stop-1, and their paths below the folder; m is less than stop - start where images were skipped."
+        samples = [Sample(path) for path in self.paths(start, stop)]
+        try: store = ImageStore(samples, self.size, self.on_error, progress=False)
+        except ValueError:
+            if self.on_error == 'raise': raise
+            return torch.zeros(0, self.dimensions), []
+        return extract_features(self.model, store, progress=False), [s.path.relative_to(self.root).as_posix() for s in store.samples]
+
+    def describe(self) -> dict:
+        "What the manifest must know: the names of the images, and the network that looks at them."
+        return dict(kind='images', path=str(self.root), rows=self.rows, dimensions=self.dimensions, content=self.content,
+                    size=list(self.size), on_error=self.on_error, weights=fingerprint(self.model))
+
+# %% ../nbs/11_cli.ipynb #b3fd08b0
+def count_images(root: Path) -> tuple:  # number, and a fingerprint of the names
+    "Walk a folder once; FileNotFoundError where it has no image, ValueError for a name that would not fit on a line."
+    digest, number = hashlib.sha256(), 0
+    if not root.is_dir(): raise FileNotFoundError(f'{root} is not a folder: with --weights, give the folder of the images')
+    for number, path in enumerate(walk_images(root), start=1):
+        name = path.relative_to(root).as_posix()
+        if len(name.splitlines()) > 1: raise ValueError(f'{path!r} has a line break in its name: rename it')
+        digest.update(name.encode(errors='surrogateescape') + b'\n')
+    if not number: raise FileNotFoundError(f'{root} holds no .jpg, .jpeg or .png file')
+    return number, digest.hexdigest()[:16]
+
+# %% ../nbs/11_cli.ipynb #72c98d1a
+def fingerprint(model) -> str:
+    "Sixteen letters that differ when any number of a network does."
+    digest = hashlib.sha256()
+    for value in model.state_dict().values(): digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+# %% ../nbs/11_cli.ipynb #b61abc92
+def open_source(path: Path, weights: Optional[Path], arch: str, size: tuple, on_error: str, device: str):
+    "Images where there are weights, else features. Raises FileNotFoundError where there are none."
+    if weights: return ImageFolder(path, model_of(weights, arch).to(device), size, on_error)
+    if path.is_dir() and not any(path.glob('*.npy')) and next(walk_images(path), None):
+        raise ValueError(f'{path} holds images and no .npy file: give --weights, a run folder or weights file, to look at them')
+    return FeatureFiles(path)
+
+# %% ../nbs/11_cli.ipynb #9977b9f3
+def open_prototypes(path: Path, known, temperature: float) -> MetaPrototypes:
+    "Centroids from a .safetensors file, or the mean of each label of a .npy file; `known` has the features of the labels."
+    if path.suffix == '.safetensors': return load_prototypes(path, temperature=temperature)
+    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; expected a .npy file of pseudo labels, or a .safetensors file of centroids')
+    try: return prototypes_of(known, np.load(path, allow_pickle=False), temperature=temperature)
+    except (ValueError, EOFError, TypeError) as error: raise ValueError(f'{path}: {error}') from None
+
+# %% ../nbs/11_cli.ipynb #4eda58f2
+@app.command(epilog='Example: mcl annotate features.npy labels.npy soft --top-k 5')
 def annotate(
-    features: Annotated[Path, typer.Argument(help='.npy file, float (n, d)')],
-    labels: Annotated[Path, typer.Argument(help='.npy file, int (m,), m <= n: pseudo labels of the first m rows, -1 for none')],
-    output: Annotated[Path, typer.Argument(help='.npz file to write: probabilities (n, top_k) and prototypes (n, top_k)')],
+    source: Annotated[Path, typer.Argument(help='.npy file of features, float (n, d); a folder of such files; or, with --weights, a folder of images')],
+    prototypes: Annotated[Path, typer.Argument(help='.npy file, int (m,), m <= n: pseudo labels of the first m rows, -1 for none; or .safetensors file of centroids (K, d)')],
+    output: Annotated[Path, typer.Argument(help='folder of shards, where the same command goes on after a kill; or one .npz file, for what fits into memory')],
     top_k: Annotated[int, typer.Option(help='entries of a soft label that are kept')] = 5,
     temperature: Annotated[float, typer.Option(help='of the softmax over prototypes')] = 0.05,
+    features: Annotated[Optional[Path], typer.Option(help='features that the labels belong to; default SOURCE')] = None,
+    shard_rows: Annotated[int, typer.Option(help='rows of a shard')] = 65536,
+    weights: Annotated[Optional[Path], typer.Option(help='run folder or weights file: look at images')] = None,
+    arch: Arch = 'small', height: Height = 64, width: Width = 32,
+    on_error: Annotated[str, typer.Option(help='an unreadable image: raise or skip')] = 'raise',
+    device: Annotated[str, typer.Option(help='cpu, cuda, cuda:1 ...')] = 'cpu',
 ):
-    "Softly annotate images with the meta-prototypes of a clustered part."
-    points, known = (np.load(path, mmap_mode='r', allow_pickle=False) for path in (features, labels))
-    if len(known) > len(points):
-        raise ValueError(f'{labels} labels {len(known)} rows, {features} has only {len(points)}: give labels of its first rows')
-    part = torch.from_numpy(np.array(points[:len(known)], dtype=np.float32))
-    prototypes = MetaPrototypes.from_labels(part, torch.from_numpy(np.array(known)), temperature=temperature)
-    probabilities, indices = annotate_blocks(prototypes, points, min(top_k, len(prototypes.centroids)))
-    write_npz(output, probabilities=probabilities, prototypes=indices)
-    typer.echo(f'wrote {output}: {len(points)} soft labels over {len(prototypes.centroids)} meta-prototypes')
+    "Softly annotate any number of images with the meta-prototypes of a clustered part."
+    rows = open_source(source, weights, arch, (height, width), on_error, device)
+    annotator = open_prototypes(prototypes, FeatureFiles(features) if features else rows, temperature).to(device)
+    top_k, block = min(top_k, len(annotator.centroids)), 1024 if weights else 4096
+    if output.suffix == '.npz': written = write_npz(output, *annotate_rows(annotator, rows, 0, len(rows), top_k, block))
+    else: written = sum(shard['rows'] for shard in annotate_shards(annotator, rows, output, top_k, shard_rows, block)['shards'])
+    skipped = f', {len(rows) - written} images could not be read' if written < len(rows) else ''
+    typer.echo(f'wrote {output}: {written} soft labels over {len(annotator.centroids)} meta-prototypes{skipped}')
 
-# %% ../nbs/11_cli.ipynb #77ed7634
-def annotate_blocks(
-    prototypes: MetaPrototypes,
-    points: np.ndarray,  # (n, d), may be memory-mapped
-    top_k: int,          # entries kept
-    block: int = 65536,  # rows in memory at a time
-) -> tuple:              # probabilities and prototypes, (n, top_k) each
-    "Top entries of the soft labels of a file that may be larger than memory."
-    starts = tqdm(range(0, len(points), block), desc='annotate', unit='block', leave=False)
-    parts = [prototypes.annotate(torch.from_numpy(np.array(points[s:s + block], dtype=np.float32)), top_k=top_k) for s in starts]
-    return tuple(torch.cat(column).numpy() for column in zip(*parts))
+# %% ../nbs/11_cli.ipynb #7f3549d4
+def write_npz(path: Path, arrays: dict, names: list) -> int:  # number of rows
+    "Soft labels in one file, with the paths of the images if they have any; the file is whole or absent."
+    if path.is_dir() or not path.parent.is_dir(): raise ValueError(f'{path} cannot be written: it is a folder, or its folder does not exist')
+    named = dict(paths=np.array(names)) if names else {}
+    write_whole(path, lambda file: np.savez(file, **arrays, **named))
+    return len(arrays['prototypes'])
 
-
-def write_npz(path: Path, **arrays) -> None:
-    "Write arrays beside `path`, then rename: the file is whole or absent."
-    part = path.with_name(path.name + '.part')
-    with part.open('wb') as file:
-        np.savez(file, **arrays)
-    part.replace(path)
-
-# %% ../nbs/11_cli.ipynb #fb3a007b
-@app.command(epilog='Example: mcl pretrain --epochs 5 --output small_source.safetensors')
+# %% ../nbs/11_cli.ipynb #bf69cc5f
+@app.command(epilog='Example: mcl pretrain --epochs 7 --output small_source.safetensors')
 def pretrain(
-    epochs: Annotated[int, typer.Option(help='passes of --steps batches')] = 5,
+    epochs: Annotated[int, typer.Option(help='passes of --steps batches')] = 7,
     steps: Annotated[int, typer.Option(help='optimiser steps in an epoch')] = 100,
     output: Annotated[Path, typer.Option(help='weights file to write')] = shipped_weights(),
     work: Annotated[Path, typer.Option(help='folder the source world is rendered into')] = Path('worlds'),
@@ -264,11 +335,11 @@ def pretrain(
     write_json(output.with_suffix('.json'), run.record)
     typer.echo(f'wrote {output}')
 
-# %% ../nbs/11_cli.ipynb #b73d061d
+# %% ../nbs/11_cli.ipynb #04715ae8
 @app.command(epilog='Example: mcl reproduce --preset tiny')
 def reproduce(
     preset: Annotated[str, typer.Option(help='tiny: a smoke test people can watch; desk: the study')] = 'desk',
-    study: Annotated[str, typer.Option(help='reproduce, ablations or fractions')] = 'reproduce',
+    study: Annotated[str, typer.Option(help=', '.join(STUDIES))] = 'reproduce',
     out: Annotated[Optional[Path], typer.Option(help='folder for figures and results; default figures (desk) or runs/tiny/figures')] = None,
     work: Annotated[Path, typer.Option(help='folder for worlds and unfinished runs')] = Path('runs'),
 ):
@@ -279,9 +350,10 @@ def reproduce(
     results = out / 'results' / f'{study}.json'
     typer.echo(f'{len(runs)} runs; finished ones in {work / preset} are kept')
     run_study(study, preset, work, results)
-    table = write_table(results, out / f'{study}.md')
+    table = write_table(results, out / f'{study}.md', None if study == 'ablations' else ['method', 'fraction', 'n_subsets'])
+    if study != 'ablations':
+        plots.draw_cost(results, out, 'cost_accuracy' if study == 'reproduce' else 'frontier')
     if study == 'reproduce':
-        plots.draw_cost(results, out)
         draw_features(preset, work, out)
     typer.echo(f'\n{table}\n\nwrote {results} and what is drawn from it in {out}')
 

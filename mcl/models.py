@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'GeM', 'ReIDNet', 'conv_norm', 'ResidualBlock', 'small_backbone', 'resnet50_backbone', 'save_weights',
-           'read_state', 'load_weights', 'shipped_weights', 'build_model', 'extract_features']
+           'read_state', 'first_difference', 'load_weights', 'shipped_weights', 'build_model', 'evaluating',
+           'extract_features']
 
-# %% ../nbs/02_models.ipynb #78ea9ab5
+# %% ../nbs/02_models.ipynb #e14585fc
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -124,28 +126,38 @@ def read_state(
         raise ValueError(f'{path} is not a readable weights file ({error}): save it with mcl.models.save_weights') from error
     return state.get('model', state), state.get('arch')
 
-# %% ../nbs/02_models.ipynb #d5c210b7
+# %% ../nbs/02_models.ipynb #c86cde3d
+def first_difference(
+    model: ReIDNet,    # the network to fill
+    state: dict,       # weights from a file
+    arch: str | None,  # architecture they were saved from, None where the file does not tell
+) -> str | None:       # name of an array, or 'the name' of the architecture; None where all fits
+    "What keeps weights from fitting a model."
+    own = model.state_dict()
+    wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
+    return wrong[0] if wrong else 'the name' if (arch or model.arch) != model.arch else None
+
+# %% ../nbs/02_models.ipynb #1b25e74c
 def load_weights(
     model: ReIDNet,    # the network to fill
     path: str | Path,  # weights of the same architecture
 ) -> ReIDNet:          # the same network, filled
     "Fill `model` from a file. Raises ValueError when the file belongs to another architecture; the model is then untouched."
     state, arch = read_state(path)
-    own = model.state_dict()
-    wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
-    if wrong or (arch or model.arch) != model.arch:
+    difference = first_difference(model, state, arch)
+    if difference:
         raise ValueError(f'{path} holds weights of architecture {arch or "unknown"!r}, this model is {model.arch!r} '
-                         f'(first difference: {wrong[0] if wrong else "the name"}): build the model with the architecture the file was saved from')
+                         f'(first difference: {difference}): build the model with the architecture the file was saved from')
     model.load_state_dict(state)
     return model
 
-# %% ../nbs/02_models.ipynb #cec8a059
-ARCHITECTURES = ('small', 'resnet50')
-
-
+# %% ../nbs/02_models.ipynb #9000d032
 def shipped_weights() -> Path:  # the .safetensors file inside the package
     "Weights of the small network trained on the `source` world, made by `mcl pretrain`."
     return Path(str(resources.files('mcl'))) / 'weights' / 'small_source.safetensors'
+
+# %% ../nbs/02_models.ipynb #8296deb0
+ARCHITECTURES = ('small', 'resnet50')
 
 # %% ../nbs/02_models.ipynb #43b446be
 def build_model(
@@ -164,7 +176,17 @@ def build_model(
     file = shipped_weights() if weights == 'source' else weights
     return model if file in (None, 'imagenet') else load_weights(model, file)
 
-# %% ../nbs/02_models.ipynb #bc7bdf02
+# %% ../nbs/02_models.ipynb #0f04d925
+@contextmanager
+def evaluating(model: nn.Module):
+    "The model in evaluation mode; afterwards, also after an error, in the mode it came in."
+    was_training = model.training
+    try:
+        yield model.eval()
+    finally:
+        model.train(was_training)
+
+# %% ../nbs/02_models.ipynb #02bf271d
 @torch.inference_mode()
 def extract_features(
     model: nn.Module,              # images to features
@@ -175,12 +197,8 @@ def extract_features(
 ) -> torch.Tensor:                 # float32 (n, dim) on the CPU, rows of length one
     "Features of every image of `store`, in its order."
     device = device or next(model.parameters()).device
-    was_training = model.training
-    model.to(device).eval()
     starts = tqdm(range(0, len(store), batch_size), desc='features', unit='batch', disable=not progress, leave=False)
-    try:
+    with evaluating(model.to(device)):
         blocks = (store.batch(list(range(s, min(s + batch_size, len(store))))).to(device) for s in starts)
         features = [model(normalise(block).contiguous(memory_format=torch.channels_last)).float().cpu() for block in blocks]
-    finally:
-        model.train(was_training)
     return torch.cat(features)

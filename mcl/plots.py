@@ -462,17 +462,18 @@ def save_figure(
     with mpl.rc_context({'svg.hashsalt': 'mcl'}): figure.savefig(content, format=kind[1:], dpi=dpi, metadata=metadata)
     return write_atomically(path, content.getvalue())
 
-# %% ../nbs/10_plots.ipynb #8349ed20
+# %% ../nbs/10_plots.ipynb #fb12ef97
 def draw_cost(
     results: str | Path,  # a result file
-    folder: str | Path,   # cost_accuracy.png and labelling_seconds.png go here
+    folder: str | Path,   # NAME.png and NAME_seconds.png go here
+    name: str = 'cost_accuracy',
 ) -> list[Path]:          # what was written
     "The headline picture, and the same against seconds of clustering and annotation."
     runs = load_runs(results)
     facts = {key: sorted({str(v) for v in runs[key].dropna()}) for key in ('study', 'commit', 'world') if key in runs}
     facts |= {'made from': Path(results).name, 'runs': len(runs)}
-    return [save_figure(cost_accuracy(runs, cost), Path(folder)/f'{name}.png', facts)
-            for name, cost in (('cost_accuracy', 'clustering_pairs'), ('labelling_seconds', 'labelling_s'))]
+    return [save_figure(cost_accuracy(runs, cost), Path(folder)/f'{file}.png', facts)
+            for file, cost in ((name, 'clustering_pairs'), (f'{name}_seconds', 'labelling_s'))]
 
 # %% ../nbs/10_plots.ipynb #3dffa9dc
 def spread_queries(

@@ -46,6 +46,9 @@ def test_cluster_then_annotate(tmp_path):
     labels = np.load(tmp_path / 'l.npy')
     assert soft['probabilities'].shape == soft['prototypes'].shape == (200, 3)
     assert np.array_equal(soft['prototypes'][:100, 0], labels) and np.array_equal(soft['prototypes'][100:, 0], labels)
+    done = mcl('annotate', 'f.npy', 'l.npy', 'shards', '--top-k', 3, cwd=tmp_path)
+    assert '200 soft labels over 10 meta-prototypes' in done.stdout, done
+    assert np.array_equal(np.load(tmp_path / 'shards' / 'part-00000.prototypes.npy'), soft['prototypes'])
 
 
 def test_nan_features_are_named_and_nothing_is_written(tmp_path):
@@ -86,3 +89,20 @@ def test_train_then_evaluate_agree(worlds, tiny, tmp_path):
     number = lambda text: text.split('mAP')[1].split()[0]
     assert number(trained.stdout) == number(evaluated.stdout), (trained, evaluated)
     assert 'mAP' in mcl('evaluate', tmp_path / 'run', *common, '--rerank').stdout
+
+
+def test_train_on_a_plain_folder_with_a_table(tiny, tmp_path):
+    lines = ['path,camid,time']
+    for i, sample in enumerate(tiny.train):
+        path = tmp_path / 'crops' / f'camera{sample.camid}' / f'{i:04d}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(sample.path.resolve())
+        lines.append(f'{path.relative_to(tmp_path / "crops").as_posix()},{10 * sample.camid},{3600 * sample.time}')
+    (tmp_path / 'crops.csv').write_text('\n'.join(lines) + '\n')
+    settings = [w for s in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for w in ('--set', s)]
+    done = mcl('train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'run', *settings, cwd=tmp_path)
+    assert 'n_clusters' in done.stdout and 'mAP' not in done.stdout, done
+    assert (tmp_path / 'run' / 'model.safetensors').exists()
+    (tmp_path / 'crops.csv').write_text('\n'.join(lines[:-1]) + '\n')
+    assert f'no line for 1 of {len(tiny.train)} images' in refused('train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'other', cwd=tmp_path)
+    assert not (tmp_path / 'other').exists()

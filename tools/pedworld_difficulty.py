@@ -1,6 +1,6 @@
-"""How hard is the desk world? mAP of the untrained and the pre-trained network beside the supervised bound of the study.
+"""How hard is the desk world? mAP of the untrained and the pre-trained network beside the supervised bound, in every world of the study.
 
-    python tools/pedworld_difficulty.py     reads figures/results/reproduce.json, writes figures/results/pedworld_difficulty.json
+    python tools/pedworld_difficulty.py     reads figures/results/fractions.json, or reproduce.json where that is missing; writes figures/results/pedworld_difficulty.json
 """
 import json
 from pathlib import Path
@@ -14,12 +14,13 @@ RESULTS = ROOT / 'figures' / 'results'
 
 
 def main():
-    study = json.loads((RESULTS / 'reproduce.json').read_text())['runs']
-    supervised = next(r for r in study if r['method'] == 'supervised')
-    stores = open_stores(load_dataset(supervised['world'], root=ROOT / 'runs' / 'worlds'))
-    rows = [dict(feature=name, world='desk', seed=supervised['seed'], mAP=100 * float(evaluate_model(build_model('small', weights), stores).mAP))
-            for name, weights in (('untrained network', None), ('pre-trained network', 'source'))]
-    rows.append(dict(feature='supervised', world='desk', seed=supervised['seed'], mAP=supervised['mAP']))
+    path = next(p for p in (RESULTS / 'fractions.json', RESULTS / 'reproduce.json') if p.exists())
+    rows = []
+    for bound in (run for run in json.loads(path.read_text())['runs'] if run['method'] == 'supervised'):
+        stores = open_stores(load_dataset(bound['world'], root=ROOT / 'runs' / 'worlds'))
+        for name, weights in (('untrained network', None), ('pre-trained network', 'source')):
+            rows.append(dict(feature=name, world='desk', seed=bound['seed'], mAP=100 * float(evaluate_model(build_model('small', weights), stores).mAP)))
+        rows.append(dict(feature='supervised', world='desk', seed=bound['seed'], mAP=bound['mAP']))
     write_json(RESULTS / 'pedworld_difficulty.json', dict(study='pedworld_difficulty', **provenance('cpu'), runs=rows))
 
 

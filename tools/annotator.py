@@ -1,0 +1,78 @@
+"""Do soft labels know people whom no cluster ever held? Quality of the annotation on people never seen in X1.
+
+    python tools/annotator.py       reads figures/results/fractions.json and the runs in runs/desk, writes figures/results/annotator.json
+
+For every world and network (before training, after mcl, after mcl_plus): cluster X1, build the meta-prototypes, annotate the rest, and ask for every
+pair of images of one window and of people never seen in X1 whether two images of one person look more alike than images of two people: by
+feature, by soft label, and by nearest meta-prototype alone.
+"""
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from tqdm.auto import tqdm
+
+from mcl.cli import model_of, run_name, study_configs
+from mcl.data import ImageStore, load_dataset
+from mcl.losses import agreement
+from mcl.models import build_model, extract_features
+from mcl.prototypes import MetaPrototypes
+from mcl.training import cluster_sets, plan, provenance, read_ids, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, RUNS = ROOT / 'figures' / 'results', ROOT / 'runs'
+SHARES = (1.0, 0.5, 0.25, 0.125)
+
+
+def similarities(features, prototypes):
+    "Three ways to compare the images of one window, each (n, n)."
+    soft = prototypes.annotate(features)
+    nearest = soft.argmax(1)
+    return {'features': features @ features.T, 'soft labels': agreement(soft), 'nearest prototype': (nearest[:, None] == nearest).float()}
+
+
+def quality(similarity, same, off):
+    "ROC AUC over pairs, and share of images whose most similar image shows the same person."
+    best = (similarity - 10 * torch.eye(len(similarity))).argmax(1)
+    return roc_auc_score(same[off].numpy(), similarity[off].numpy()), float(same[torch.arange(len(same)), best].float().mean())
+
+
+def rows_of(config, network, model, store, camids, pids):
+    "One row for each share of the meta-prototypes and each way to compare, means over the windows."
+    todo = plan(config, store.samples)
+    features = extract_features(model, store, progress=False)
+    own = np.concatenate(todo.clustered)
+    labels = cluster_sets(features[own], todo.clustered, len(store), config)
+    whole = MetaPrototypes.from_labels(features[own], torch.as_tensor(labels[own]), temperature=config.temperature)
+    unseen, order = ~np.isin(pids, pids[own]), np.random.default_rng(config.seed).permutation(len(whole.centroids))
+    for share in SHARES:
+        prototypes = MetaPrototypes(whole.centroids[order[:max(2, round(share * len(order)))]], temperature=config.temperature)
+        found = []
+        for window in range(config.clustered_subsets, config.n_subsets):
+            members = np.flatnonzero((todo.subset_ids == window) & unseen)
+            same = torch.as_tensor(pids[members][:, None] == pids[members])
+            off = torch.triu(torch.ones_like(same), 1).bool()
+            found.append({way: quality(s, same, off) for way, s in similarities(features[members], prototypes).items()} | {'chance': (0.5, float(same[off].float().mean()))})
+        for way in found[0]:
+            auc, first = np.mean([f[way] for f in found], axis=0)
+            yield dict(seed=config.seed, n_subsets=config.n_subsets, network=network, n_prototypes=len(prototypes.centroids), share=share, compared_by=way, auc=float(auc), precision_at_1=float(first))
+
+
+def main():
+    rows, done = [], {(r['method'], r['seed'], r['n_subsets']) for r in json.loads((RESULTS / 'fractions.json').read_text())['runs']}
+    configs = [c for _, c in study_configs('fractions', 'desk') if c.method in ('mcl', 'mcl_plus') and c.n_subsets == 4 and (c.method, c.seed, 4) in done]
+    for config in tqdm(configs, unit='run'):
+        dataset = load_dataset(f'pedworld-desk-seed{config.seed}', root=RUNS / 'worlds')
+        store = ImageStore(dataset.train, (config.height, config.width), progress=False)
+        networks = {config.method: model_of(RUNS / 'desk' / run_name(config), config.arch)}
+        if config.method == 'mcl':
+            networks['before training'] = build_model(config.arch, config.weights).eval()
+        for network, model in networks.items():
+            rows += rows_of(config, network, model, store, *read_ids(store.samples))
+        write_json(RESULTS / 'annotator.json', dict(study='annotator', **provenance('cpu'), runs=rows))
+
+
+if __name__ == '__main__':
+    main()
