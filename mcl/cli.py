@@ -81,17 +81,20 @@ def run_name(config: TrainConfig) -> str:
     digest = hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
     return f'{config.method}-seed{config.seed}-{digest}'
 
-# %% ../nbs/11_cli.ipynb #11eb31fb
+# %% ../nbs/11_cli.ipynb #09c8ee7a
 def run_study(
     study: str,     # see `study_configs`
     preset: str,    # see `study_configs`
     work: Path,     # folder for worlds and runs
     results: Path,  # result file, rewritten after every run
+    missing: bool = True,  # make the runs that are missing; False: gather what is finished
 ) -> list:          # records of the finished runs
     "Run a study; a second call goes on after the last finished run, and inside it after its last epoch."
     records, dataset, stores = [], None, None
     for variant, config in tqdm(study_configs(study, preset), desc=f'{study} {preset}', unit='run'):
         world, folder = f'pedworld-{preset}-seed{config.seed}', work / preset / run_name(config)
+        if not missing and not (folder / 'record.json').exists():
+            continue
         if not (folder / 'record.json').exists():
             if dataset is None or dataset.name != world:
                 dataset = load_dataset(world, root=work / 'worlds')
@@ -335,13 +338,14 @@ def pretrain(
     write_json(output.with_suffix('.json'), run.record)
     typer.echo(f'wrote {output}')
 
-# %% ../nbs/11_cli.ipynb #04715ae8
+# %% ../nbs/11_cli.ipynb #b9aa749a
 @app.command(epilog='Example: mcl reproduce --preset tiny')
 def reproduce(
     preset: Annotated[str, typer.Option(help='tiny: a smoke test people can watch; desk: the study')] = 'desk',
     study: Annotated[str, typer.Option(help=', '.join(STUDIES))] = 'reproduce',
     out: Annotated[Optional[Path], typer.Option(help='folder for figures and results; default figures (desk) or runs/tiny/figures')] = None,
     work: Annotated[Path, typer.Option(help='folder for worlds and unfinished runs')] = Path('runs'),
+    missing: Annotated[bool, typer.Option(help='make the runs that are missing, or gather what is finished')] = True,
 ):
     "The whole story: render the worlds, train every method, write results, figures and the table."
     runs = study_configs(study, preset)
@@ -349,7 +353,8 @@ def reproduce(
     (out / 'results').mkdir(parents=True, exist_ok=True)
     results = out / 'results' / f'{study}.json'
     typer.echo(f'{len(runs)} runs; finished ones in {work / preset} are kept')
-    run_study(study, preset, work, results)
+    if not run_study(study, preset, work, results, missing):
+        raise ValueError(f'no finished run of {study} in {work / preset}: leave --no-missing out, and it is made')
     table = write_table(results, out / f'{study}.md', None if study == 'ablations' else ['method', 'fraction', 'n_subsets'])
     if study != 'ablations':
         plots.draw_cost(results, out, 'cost_accuracy' if study == 'reproduce' else 'frontier')
