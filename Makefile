@@ -25,7 +25,7 @@ test: $(READY)
 	@echo '== exported code, notebooks and README in step?'
 	$(BIN)/python tools/check.py
 	@echo '== every notebook, top to bottom'
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 2 --timing --do_print
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing --do_print
 	@echo '== pytest'
 	$(BIN)/python -m pytest -q tests
 
