@@ -415,13 +415,13 @@ def run_epoch(state: RunState, config: TrainConfig, todo: Plan, store: ImageStor
     generator = torch.Generator().manual_seed(epoch_seed(config, epoch))
     labels, prototypes, peak = epoch_labels(state, config, todo, store, pids)
     polish_steps = round(config.steps_per_epoch * config.phase_two_share)
-    steps = config.steps_per_epoch - (polish_steps if config.method in ('mcl', 'subset') else 0)
+    steps = config.steps_per_epoch - (polish_steps if len(todo.annotated) or config.method == 'subset' else 0)
     state.model.train()
     batches = phase_one_batches(config, store, labels, camids, epoch, generator, device)
     row = dict(epoch=epoch, steps=steps, clustering_peak_mib=peak, soft_label_purity=None, soft_label_chance=None, **label_quality(labels, todo, pids))
     row['loss'] = optimise(state, (phase_one_step(state.model, *b, prototypes) for b in batches), steps, bar)
     if len(todo.annotated):
-        row.update(run_phase_two(state, config, todo, store, camids, pids, labels, prototypes, polish_steps, generator, bar))
+        row.update(run_phase_two(state, config, todo, store, camids, pids, labels, prototypes, polish_steps, generator, bar), steps=steps + polish_steps)
     state.scheduler.step()
     return row
 
@@ -438,7 +438,7 @@ def run_phase_two(state, config, todo, store, camids, pids, labels, prototypes, 
     batches = polish_batches(config, store, labels, sampler, todo, camids, epoch, generator, device)
     loss = optimise(state, (phase_two_step(state.model, b, prototypes, config, memory) for b in batches), steps, bar)
     quality = {} if pids is None else annotation_quality(nearest, todo.subset_ids[todo.annotated], pids[todo.annotated], epoch)
-    return dict(steps=config.steps_per_epoch, polish_loss=loss, **quality)
+    return dict(polish_loss=loss, **quality)
 
 # %% ../nbs/08_training.ipynb #a20a0852
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     python tools/annotator.py       reads figures/results/fractions.json and the runs in runs/desk, writes figures/results/annotator.json
 
-For every world and network (before training, after mcl, after mcl_plus): cluster X1, build the meta-prototypes, annotate the rest, and ask for every
+For every world and network (before training, after mcl): cluster X1, build the meta-prototypes, annotate the rest, and ask for every
 pair of images of one window and of people never seen in X1 whether two images of one person look more alike than images of two people: by
 feature, by soft label, and by nearest meta-prototype alone.
 """
@@ -62,13 +62,11 @@ def rows_of(config, network, model, store, camids, pids):
 
 def main():
     rows, done = [], {(r['method'], r['seed'], r['n_subsets']) for r in json.loads((RESULTS / 'fractions.json').read_text())['runs']}
-    configs = [c for _, c in study_configs('fractions', 'desk') if c.method in ('mcl', 'mcl_plus') and c.n_subsets == 4 and (c.method, c.seed, 4) in done]
+    configs = [c for _, c in study_configs('fractions', 'desk') if c.method == 'mcl' and c.n_subsets == 4 and (c.method, c.seed, 4) in done]
     for config in tqdm(configs, unit='run'):
         dataset = load_dataset(f'pedworld-desk-seed{config.seed}', root=RUNS / 'worlds')
         store = ImageStore(dataset.train, (config.height, config.width), progress=False)
-        networks = {config.method: model_of(RUNS / 'desk' / run_name(config), config.arch)}
-        if config.method == 'mcl':
-            networks['before training'] = build_model(config.arch, config.weights).eval()
+        networks = {'before training': build_model(config.arch, config.weights).eval(), 'mcl': model_of(RUNS / 'desk' / run_name(config), config.arch)}
         for network, model in networks.items():
             rows += rows_of(config, network, model, store, *read_ids(store.samples))
         write_json(RESULTS / 'annotator.json', dict(study='annotator', **provenance('cpu'), runs=rows))
