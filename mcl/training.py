@@ -408,7 +408,7 @@ def annotation_quality(nearest: np.ndarray, subset_ids: np.ndarray, pids: np.nda
         dealt[members] = rng.permutation(pids[members])
     return dict(soft_label_purity=purity(labels, pids), soft_label_chance=purity(labels, dealt))
 
-# %% ../nbs/08_training.ipynb #e54038ff
+# %% ../nbs/08_training.ipynb #4c1f2baf
 def run_epoch(state: RunState, config: TrainConfig, todo: Plan, store: ImageStore, camids, pids, bar) -> dict:
     "One epoch of any method: cluster, phase one and, where the plan annotates, phase two. Returns its row of the history."
     epoch, device = len(state.history), next(state.model.parameters()).device
@@ -425,7 +425,7 @@ def run_epoch(state: RunState, config: TrainConfig, todo: Plan, store: ImageStor
     state.scheduler.step()
     return row
 
-# %% ../nbs/08_training.ipynb #fc25ea57
+# %% ../nbs/08_training.ipynb #426ba6cc
 def run_phase_two(state, config, todo, store, camids, pids, labels, prototypes, steps, generator, bar) -> dict:
     "Annotate X2..XN with the prototypes of phase one, then polish; returns what it adds to the row of the history."
     epoch, device = len(state.history), next(state.model.parameters()).device
