@@ -34,11 +34,13 @@ from .training import METHODS, TrainConfig, open_stores, to_json, train, write_j
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='markdown', pretty_exceptions_enable=False,
                   help='Meta Clustering Learning for unsupervised person re-identification.')
 
-# %% ../nbs/11_cli.ipynb #a8ef139c
+# %% ../nbs/11_cli.ipynb #80c1466a
 PRESETS = {
     'tiny': (dict(epochs=2, steps_per_epoch=6, p=8, n_subsets=2, k1=10, k2=3), 1),
     'desk': (dict(epochs=6, steps_per_epoch=40, n_subsets=4, k1=20, eps=0.5, temperature=0.1, learning_rate=5e-4, decay_every=5), 5),
 }
+
+# %% ../nbs/11_cli.ipynb #fa2de08e
 MCL, MCL_PLUS = dict(method='mcl'), dict(method='mcl_plus')
 ABLATIONS = {
     'mcl (the paper)': MCL,
@@ -55,6 +57,8 @@ ABLATIONS = {
     'mcl_plus, a quarter of the steps polish': dict(MCL_PLUS, phase_two_share=0.25),
     'mcl_plus, three quarters polish': dict(MCL_PLUS, phase_two_share=0.75),
 }
+
+# %% ../nbs/11_cli.ipynb #30c85ae7
 STUDIES = {
     'reproduce': (3, {m: dict(method=m) for m in METHODS if m != 'per_subset'}),
     'fractions': (5, {'full': dict(method='full'), 'supervised': dict(method='supervised'),
@@ -163,7 +167,7 @@ def train_command(
     typer.echo('  '.join(f'{k} {v:.2f}' if isinstance(v, float) else f'{k} {v}' for k, v in shown.items()))
     typer.echo(f'wrote {run_dir}')
 
-# %% ../nbs/11_cli.ipynb #097038dc
+# %% ../nbs/11_cli.ipynb #4ef7bb07
 def with_settings(
     config: TrainConfig,
     settings: list,  # texts of the form NAME=VALUE
@@ -172,6 +176,8 @@ def with_settings(
     values = {}
     for text in settings:
         name, sign, value = text.partition('=')
+        if name == 'method':
+            raise ValueError(f'--set {text}: a method brings settings of its own; choose it with --method')
         if not sign or not hasattr(config, name):
             raise ValueError(f'--set {text}: write NAME=VALUE with one of the names {", ".join(vars(config))}')
         kind = type(getattr(config, name))

@@ -167,7 +167,7 @@ KNOWN = {
     '00_pedworld': {'tests': 1.95},
     '04_clustering': {'lines': 12.24, 'tests': 1.91},
     '05_prototypes': {'lines': 11.03},
-    '08_training': {'lines': 14.03, 'longest': 56, 'tests': 1.12, 'markdown': 0.51},
+    '08_training': {'tests': 1.31, 'markdown': 0.58},
     '11_cli': {'lines': 13.0, 'tests': 0.74, 'markdown': 0.54},
 }
 

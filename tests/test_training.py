@@ -27,8 +27,10 @@ def same_weights(a, b):
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_every_method_ends_in_a_complete_record(method, tiny, tiny_stores):
-    record = train(TrainConfig(method=method, **SHORT), tiny, stores=tiny_stores, progress=False).record
+def test_every_method_ends_in_a_complete_record(method, tiny, tiny_stores, tmp_path):
+    record = train(TrainConfig(method=method, **SHORT), tiny, tmp_path / 'run', stores=tiny_stores, progress=False).record
+    adam = torch.load(tmp_path / 'run' / 'checkpoint.pt', weights_only=True)['optimizer']['state']
+    assert {int(s['step']) for s in adam.values()} == {record['steps']}, 'steps are those the optimiser took'
     needed = ('world method fraction seed epochs steps images_seen mAP rank1 rank5 rank10 mINP clustering_s clustered_images '
               'clustering_peak_mib train_s total_s n_clusters outlier_rate device threads versions started').split()
     assert not [key for key in needed if record.get(key) is None]
