@@ -8,7 +8,7 @@ __all__ = ['app', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'STUDIES', 'Arch', 
            'evaluate', 'cluster', 'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes',
            'annotate', 'write_npz', 'pretrain', 'reproduce', 'main']
 
-# %% ../nbs/11_cli.ipynb #f43c7081
+# %% ../nbs/11_cli.ipynb #deec12c8
 import hashlib
 import json
 import sys
@@ -23,12 +23,12 @@ import typer
 from tqdm.auto import tqdm
 
 from . import clustering, costs, plots
-from .data import ImageStore, Sample, load_dataset, walk_images
+from .data import ImageStore, Sample, load_dataset, walk_images, write_whole
 from .evaluation import evaluate as evaluate_features
 from .models import build_model, extract_features, load_weights, save_weights, shipped_weights
 from .pedworld import preset as world_preset
 from .pedworld import render
-from .prototypes import FeatureFiles, MetaPrototypes, annotate_rows, annotate_shards, load_prototypes, prototypes_of, write_whole
+from .prototypes import FeatureFiles, MetaPrototypes, annotate_rows, annotate_shards, load_prototypes, prototypes_of
 from .training import METHODS, TrainConfig, open_stores, to_json, train, write_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='markdown', pretty_exceptions_enable=False,

@@ -11,7 +11,7 @@ __all__ = ['NAME', 'SLOT', 'MARKET_FOLDERS', 'VERI_FOLDERS', 'BENCHMARKS', 'COLU
            'read_table', 'camera_ids', 'unit_times', 'read_crops', 'load_folder', 'name_world', 'load_pedworld',
            'not_found', 'load_dataset', 'decode', 'n_cores', 'decode_some', 'decode_all', 'load_images', 'ImageStore',
            'normalise', 'default_padding', 'augmentation', 'random_boxes', 'pad_images', 'cut_and_fill',
-           'augment_batch']
+           'augment_batch', 'write_whole']
 
 # %% ../nbs/01_data.ipynb #3cc3a082
 import csv
@@ -556,9 +556,10 @@ class ImageStore:
         decode_all([self.samples[i].path for i in indices.tolist()], self.size, out, workers=self.workers)
         return torch.from_numpy(out)
 
-# %% ../nbs/01_data.ipynb #3680904b
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# %% ../nbs/01_data.ipynb #61653730
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # red, green, blue of ImageNet, 0..1
 
+# %% ../nbs/01_data.ipynb #98ad03c2
 def normalise(
     images: torch.Tensor,  # uint8 (..., 3, h, w)
 ) -> torch.Tensor:         # float32, same shape, same device
@@ -643,3 +644,19 @@ def augment_batch(
     boxes = torch.cat(random_boxes(b, h, w, draw), dim=1).long() * erase
     out = cut_and_fill(images.cpu().numpy(), padding, corners.numpy(), mirror.numpy(), boxes.numpy())
     return torch.from_numpy(out).to(images.device)
+
+# %% ../nbs/01_data.ipynb #bd9c3757
+def write_whole(
+    path: Path,       # file to write
+    write: Callable,  # write(file) writes the content into an open binary file
+) -> None:
+    "Write a file beside its place, then rename: after a kill or with a full disk, the file is whole or as it was before."
+    part = path.with_name(path.name + '.part')
+    try:
+        with open(part, 'wb') as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

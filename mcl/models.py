@@ -7,7 +7,7 @@ __all__ = ['ARCHITECTURES', 'GeM', 'ReIDNet', 'conv_norm', 'ResidualBlock', 'sma
            'read_state', 'first_difference', 'load_weights', 'shipped_weights', 'build_model', 'evaluating',
            'extract_features']
 
-# %% ../nbs/02_models.ipynb #e14585fc
+# %% ../nbs/02_models.ipynb #9333f436
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from tqdm.auto import tqdm
 
-from .data import ImageStore, normalise
+from .data import ImageStore, normalise, write_whole
 
 # %% ../nbs/02_models.ipynb #fdb7c793
 class GeM(nn.Module):
@@ -96,7 +96,7 @@ def resnet50_backbone(
     net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
     return nn.Sequential(*list(net.children())[:-2])
 
-# %% ../nbs/02_models.ipynb #3618c6b0
+# %% ../nbs/02_models.ipynb #da996d42
 def save_weights(
     model: ReIDNet,    # the network
     path: str | Path,  # file to write, .safetensors
@@ -104,10 +104,9 @@ def save_weights(
     "Save the weights of `model` with its architecture in the header; the file appears complete or not at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part, metadata={'arch': model.arch})
-    part.chmod(0o644)
-    return part.replace(path)
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    write_whole(path, lambda file: file.write(save(state, metadata={'arch': model.arch})))
+    return path
 
 # %% ../nbs/02_models.ipynb #c8d7af65
 def read_state(

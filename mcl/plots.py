@@ -8,12 +8,11 @@ __all__ = ['PALETTE', 'METHODS', 'COSTS', 'MARKERS', 'FRAMES', 'CURVES', 'style_
            'draw_front', 'placed', 'finish_cost', 'cost_accuracy', 'umap_embedding', 'neighbour_share', 'choose_people',
            'choose_images', 'draw_map', 'draw_both', 'umap_pair', 'RankedLists', 'similarities', 'top_k', 'as_image',
            'draw_framed', 'label_gallery', 'ranked_gallery', 'curve_names', 'draw_curves', 'training_curves',
-           'write_atomically', 'save_figure', 'draw_cost', 'spread_queries', 'gallery_of', 'draw_features']
+           'save_figure', 'draw_cost', 'spread_queries', 'gallery_of', 'draw_features']
 
-# %% ../nbs/10_plots.ipynb #2664aa4d
+# %% ../nbs/10_plots.ipynb #e01eec6d
 import io
 import json
-import os
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from .costs import METHOD_ORDER, finding, group_columns, in_method_order, load_runs, pareto_front, ratio_text, relative_to, summarise
+from .data import write_whole
 
 # %% ../nbs/10_plots.ipynb #aca57086
 PALETTE = sns.color_palette('colorblind').as_hex()
@@ -434,20 +434,7 @@ def training_curves(
     figure.legend(handles.values(), handles.keys(), loc='outside upper left', ncols=6)
     return figure
 
-# %% ../nbs/10_plots.ipynb #bde60e91
-def write_atomically(
-    path: str | Path,  # file to write; its folder is made
-    content: bytes,    # all of it
-) -> Path:
-    "Write under a temporary name, then rename."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_bytes(content)
-    os.replace(part, path)
-    return path
-
-# %% ../nbs/10_plots.ipynb #fa164ac8
+# %% ../nbs/10_plots.ipynb #1a9bea62
 def save_figure(
     figure: Figure,                    # what to save
     path: str | Path,                  # .png or .svg
@@ -460,7 +447,10 @@ def save_figure(
     facts = {str(key): v if isinstance(v, str) else json.dumps(v, default=str) for key, v in (provenance or {}).items()}
     metadata = facts if kind == '.png' else {'Date': None, 'Description': json.dumps(facts)}
     with mpl.rc_context({'svg.hashsalt': 'mcl'}): figure.savefig(content, format=kind[1:], dpi=dpi, metadata=metadata)
-    return write_atomically(path, content.getvalue())
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda file: file.write(content.getvalue()))
+    return path
 
 # %% ../nbs/10_plots.ipynb #fb12ef97
 def draw_cost(

@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['check_labels', 'cluster_sizes', 'cluster_means', 'unit_rows', 'rounds_of', 'momentum_update', 'hardest_places',
            'inner_products', 'in_chunks', 'soft_labels', 'top_soft_labels', 'MetaPrototypes', 'refine_subset', 'refine',
-           'write_whole', 'open_rows', 'feature_files', 'FeatureFiles', 'prototypes_of', 'save_prototypes',
-           'load_prototypes', 'annotate_rows', 'differences', 'open_manifest', 'write_manifest', 'keep_prototypes',
-           'write_shard', 'is_whole', 'task_settings', 'annotate_shards', 'read_shards']
+           'open_rows', 'feature_files', 'FeatureFiles', 'prototypes_of', 'save_prototypes', 'load_prototypes',
+           'annotate_rows', 'differences', 'open_manifest', 'write_manifest', 'keep_prototypes', 'write_shard',
+           'is_whole', 'task_settings', 'annotate_shards', 'read_shards']
 
-# %% ../nbs/05_prototypes.ipynb #d4d0cefb
+# %% ../nbs/05_prototypes.ipynb #8b08c221
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .data import write_whole
 from .sampling import expect
 
 # %% ../nbs/05_prototypes.ipynb #c915b082
@@ -198,22 +198,6 @@ def refine(
         members = ((subset_ids == subset) & (labels >= 0)).nonzero().flatten()
         labels[members], confidence[members] = refine_subset(features[members], labels[members], rounds, chunk)
     return labels, confidence
-
-# %% ../nbs/05_prototypes.ipynb #bd9c3757
-def write_whole(
-    path: Path,       # file to write
-    write: Callable,  # write(file) writes the content into an open binary file
-) -> None:
-    "Write a file beside its place, then rename: after a kill or with a full disk, the file is whole or as it was before."
-    part = path.with_name(path.name + '.part')
-    try:
-        with open(part, 'wb') as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 # %% ../nbs/05_prototypes.ipynb #8477b40e
 def open_rows(path: Path) -> np.ndarray:  # shape (n, d), float

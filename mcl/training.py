@@ -11,7 +11,7 @@ __all__ = ['METHODS', 'ADDITIONS', 'PAPER', 'Schedule', 'Polish', 'PseudoLabels'
            'run_phase_two', 'Stores', 'open_stores', 'evaluate_model', 'accuracy', 'clustering_cost', 'commit',
            'provenance', 'make_record', 'Run', 'read_ids', 'open_run', 'train', 'write_json', 'save_run']
 
-# %% ../nbs/08_training.ipynb #68a3ac05
+# %% ../nbs/08_training.ipynb #308a10fd
 import dataclasses
 import itertools
 import json
@@ -34,11 +34,11 @@ from tqdm.auto import tqdm
 
 import mcl
 from .clustering import cluster
-from .data import ImageStore, ReIDDataset, augment_batch, normalise
+from .data import ImageStore, ReIDDataset, augment_batch, normalise, write_whole
 from .evaluation import RankMetrics, evaluate
 from .losses import cluster_contrast_loss, siamese_consistency_loss, soft_weighted_triplet_loss
 from .models import ReIDNet, build_model, extract_features, save_weights
-from .prototypes import MetaPrototypes, refine, write_whole
+from .prototypes import MetaPrototypes, refine
 from .sampling import CrossSetSampler, IdentitySampler, split_subsets
 
 # %% ../nbs/08_training.ipynb #8fdcdc1f
