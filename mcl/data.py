@@ -13,7 +13,7 @@ __all__ = ['NAME', 'SLOT', 'MARKET_FOLDERS', 'VERI_FOLDERS', 'BENCHMARKS', 'COLU
            'normalise', 'default_padding', 'augmentation', 'random_boxes', 'pad_images', 'cut_and_fill',
            'augment_batch', 'write_whole']
 
-# %% ../nbs/01_data.ipynb #3cc3a082
+# %% ../nbs/01_data.ipynb #843cbe85
 import csv
 import json
 import math
@@ -22,7 +22,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -402,18 +402,23 @@ def load_folder(root, pattern: str | None = None, table=None) -> ReIDDataset:
     if inside: raise ValueError(f'{root} holds whole data sets, training and test images together: {", ".join(inside)}. Give one of these folders.')
     return ReIDDataset(root.name, root, read_crops(root, pattern, table))
 
-# %% ../nbs/01_data.ipynb #a5a7749d
-PEDWORLD = re.compile(r'pedworld-(?P<preset>\w+?)(?:-seed(?P<seed>\d+))?')
+# %% ../nbs/01_data.ipynb #ba5837dd
+PEDWORLD = re.compile(r'pedworld-(?P<preset>\w+?)(?:-seed(?P<seed>\d+))?(?P<changes>(?:-[a-z_]+=[\d.]+)*)')
 
 def name_world(
-    name: str,         # pedworld-<preset> or pedworld-<preset>-seed<n>
+    name: str,         # pedworld-<preset>, then perhaps -seed<n>, then perhaps changed fields such as -return_rate=0.5
     seed: int | None,  # used if the name gives none; None: the preset's
 ) -> tuple[World, str]:  # the world and its full name
-    "ValueError for an unknown name or preset."
+    "ValueError for an unknown name, preset or field."
     parts = PEDWORLD.fullmatch(name)
-    if parts is None: raise ValueError(f'{name!r} is not the name of a world. Expected a name like pedworld-desk or pedworld-desk-seed3.')
+    if parts is None: raise ValueError(f'{name!r} is not the name of a world. Expected a name like pedworld-desk, pedworld-desk-seed3 or pedworld-desk-seed3-return_rate=0.5.')
     world, seed = preset(parts['preset']), int(parts['seed']) if parts['seed'] else seed
-    return (world, name) if seed is None else (replace(world, seed=seed), f"pedworld-{parts['preset']}-seed{seed}")
+    changes = dict(part.split('=') for part in parts['changes'].split('-')[1:])
+    numbers = {f.name: f.type for f in fields(World) if f.type in (int, float, int | None)}
+    wrong = [field for field, value in changes.items() if field not in numbers or ('.' in value and numbers[field] is not float)]
+    if wrong: raise ValueError(f'{name!r}: {", ".join(wrong)} cannot be set so. A world has the numbers {", ".join(numbers)}; only {", ".join(f for f in numbers if numbers[f] is float)} may have a point.')
+    world = replace(world, **{field: float(value) if '.' in value else int(value) for field, value in changes.items()})
+    return (world, name) if seed is None else (replace(world, seed=seed), f"pedworld-{parts['preset']}-seed{seed}{parts['changes']}")
 
 # %% ../nbs/01_data.ipynb #e50745e4
 def load_pedworld(

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'ADDITIONS', 'PAPER', 'Schedule', 'Polish', 'PseudoLabels', 'check_config', 'TrainConfig', 'to_json',
-           'from_json', 'Plan', 'plan', 'Stopwatch', 'watch_memory', 'cluster_sets', 'phase_one_step', 'annotate_rest',
-           'PolishBatch', 'contrast_and_update', 'phase_two_step', 'RunState', 'new_state', 'save_checkpoint',
-           'load_checkpoint', 'epoch_labels', 'Subset', 'draw', 'phase_one_batches', 'epoch_seed', 'annotated_labels',
-           'polish_sampler', 'polish_batches', 'optimise', 'purity', 'label_quality', 'annotation_quality', 'run_epoch',
-           'run_phase_two', 'Stores', 'open_stores', 'evaluate_model', 'accuracy', 'clustering_cost', 'commit',
-           'provenance', 'make_record', 'Run', 'read_ids', 'open_run', 'train', 'write_json', 'save_run']
+           'from_json', 'Plan', 'plan', 'Stopwatch', 'watch_memory', 'cluster_set', 'cluster_sets', 'merge_clusters',
+           'merge_sets', 'phase_one_step', 'annotate_rest', 'PolishBatch', 'contrast_and_update', 'phase_two_step',
+           'RunState', 'new_state', 'save_checkpoint', 'load_checkpoint', 'epoch_labels', 'found_labels', 'read_times',
+           'Subset', 'draw', 'phase_one_batches', 'epoch_seed', 'annotated_labels', 'label_space', 'with_noise',
+           'polish_sampler', 'polish_batches', 'optimise', 'purity', 'label_quality', 'stability', 'annotation_quality',
+           'run_epoch', 'run_phase_two', 'Stores', 'open_stores', 'evaluate_model', 'accuracy', 'clustering_cost',
+           'commit', 'provenance', 'make_record', 'Run', 'read_ids', 'open_run', 'train', 'write_json', 'save_run']
 
-# %% ../nbs/08_training.ipynb #308a10fd
+# %% ../nbs/08_training.ipynb #789727d1
 import dataclasses
 import itertools
 import json
@@ -29,11 +30,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from scipy.sparse import csr_array
+from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
 import mcl
-from .clustering import cluster
+from .clustering import cluster, dbscan, jaccard_graph
 from .data import ImageStore, ReIDDataset, augment_batch, normalise, write_whole
 from .evaluation import RankMetrics, evaluate
 from .losses import cluster_contrast_loss, siamese_consistency_loss, soft_weighted_triplet_loss
@@ -59,7 +62,7 @@ class Schedule:
     clustered_subsets: int = 1        # m, how many of them are clustered; 1 is the paper
     split_by: str = 'window'          # 'window' of time, or 'random'
 
-# %% ../nbs/08_training.ipynb #d483120b
+# %% ../nbs/08_training.ipynb #d4818879
 @dataclass(frozen=True)
 class Polish(Schedule):
     "How the rest is annotated, and how much of the training it gets."
@@ -70,8 +73,11 @@ class Polish(Schedule):
     prototype_memory: bool | None = None  # centroids of the annotated labels, trained against like meta-prototypes; the paper has none
     balance_cameras: bool | None = None   # draw the annotated images of a label from many cameras
     views: int | None = None              # views of an annotated image in a polish batch: 2, or 1 where L_sc is off
+    soft_weights: bool = True         # weigh triplets by the agreement of soft labels; False: all alike
+    shared_labels: bool = False       # one label space for all subsets; the paper keeps them apart
+    label_noise: float = 0.0          # share of annotated labels dealt out anew inside their subset, to study what noise does
 
-# %% ../nbs/08_training.ipynb #44d1dbaa
+# %% ../nbs/08_training.ipynb #7a0d7844
 @dataclass(frozen=True)
 class PseudoLabels(Polish):
     "Clustering and the memory of centroids."
@@ -82,8 +88,11 @@ class PseudoLabels(Polish):
     temperature: float = 0.05         # of the softmax over prototypes
     momentum: float = 0.1             # share of the old centroid that an update keeps
     hard_update: bool = False         # update a centroid by its least similar image only
+    clusterer: str = 'dbscan'         # 'dbscan', 'louvain' or 'leiden', see mcl.clustering
+    merge_distance: float = 0.0       # clusters of different subsets become one up to this cosine distance of their centroids; 0: never
+    time_span: float = 0.0            # images further apart in time, of 0..1, are no neighbours in DBSCAN; 0: the clock is not read
 
-# %% ../nbs/08_training.ipynb #b8bf4e16
+# %% ../nbs/08_training.ipynb #7a100874
 def check_config(config) -> None:
     "ValueError that names the first setting of a `TrainConfig` that cannot work, and says what would."
     def need(holds, complaint):
@@ -94,6 +103,10 @@ def check_config(config) -> None:
          f'views is {c.views} and consistency_weight {c.consistency_weight}: L_sc compares 2 views; with 1 view its weight must be 0')
     need(0 < c.trusted_share <= 1, f'trusted_share is {c.trusted_share}: it must lie above 0, and at most at 1')
     need(1 <= c.clustered_subsets <= c.n_subsets, f'clustered_subsets is {c.clustered_subsets}: it must lie between 1 and n_subsets = {c.n_subsets}')
+    need(0 <= c.label_noise <= 1, f'label_noise is {c.label_noise}: it is a share, from 0 to 1')
+    need(c.clusterer in ('dbscan', 'louvain', 'leiden'), f'unknown clusterer {c.clusterer!r}: choose dbscan, louvain or leiden')
+    need(c.clusterer == 'dbscan' or not c.time_span, f'time_span is {c.time_span} with clusterer {c.clusterer!r}: only dbscan reads the clock')
+    need(0 <= c.merge_distance < 1 and 0 <= c.time_span <= 1, f'merge_distance is {c.merge_distance} and time_span {c.time_span}: both go from 0 (off) to 1')
     need(share(c.phase_two_share) and share(c.polish_share), 'phase_two_share and polish_share are shares: they must lie between 0 and 1, both excluded')
     for name in ('epochs', 'steps_per_epoch', 'p', 'height', 'width'):
         need(getattr(c, name) >= 1, f'{name} is {getattr(c, name)}: it must be at least 1')
@@ -192,23 +205,61 @@ def watch_memory(every: float = 0.005):
         done.set()
         watcher.join()
 
-# %% ../nbs/08_training.ipynb #7ef9b461
+# %% ../nbs/08_training.ipynb #0d1c2027
+def cluster_set(
+    features: torch.Tensor,            # (c, d)
+    config: TrainConfig,
+    times: np.ndarray | None = None,   # (c,), read with a `time_span` only
+) -> np.ndarray:                       # pseudo labels (c,), -1 for outliers
+    "Cluster one set. With a time span, images further apart are no neighbours; ValueError where it is given and the images have no time."
+    if not config.time_span:
+        return cluster(features, config.k1, config.k2, config.eps, config.min_samples, config.clusterer, check=False)
+    if times is None:
+        raise ValueError(f'time_span is {config.time_span}, but the images carry no time: set it to 0')
+    graph = jaccard_graph(features, config.k1, config.k2, config.eps).tocoo()
+    near = np.abs(times[graph.row] - times[graph.col]) <= config.time_span
+    return dbscan(csr_array((graph.data[near], (graph.row[near], graph.col[near])), shape=graph.shape), config.eps, config.min_samples)
+
+# %% ../nbs/08_training.ipynb #8ff0f5d4
 def cluster_sets(
     features: torch.Tensor,  # (c, d): features of the clustered images, set after set
     sets: list,              # index arrays into the data set, each clustered by itself, c indices together
     n: int,                  # images in the data set
     config: TrainConfig,
+    times: np.ndarray | None = None,  # (n,), see `cluster_set`
 ) -> np.ndarray:             # pseudo labels (n,), -1 for outliers and images of no set
     "Cluster every set by itself. Raises ValueError when no set holds a single cluster."
     labels, start = np.full(n, -1), 0
     for members in sets:
-        found = cluster(features[start:start + len(members)], config.k1, config.k2, config.eps, config.min_samples, check=False)
+        found = cluster_set(features[start:start + len(members)], config, None if times is None else times[members])
         labels[members] = np.where(found >= 0, found + labels.max() + 1, -1)
         start += len(members)
     if labels.max() < 0:
         raise ValueError(f'no cluster among {start} images: raise eps (now {config.eps}), lower min_samples (now {config.min_samples}) '
                          f'or move k1 (now {config.k1}) towards the number of images per person')
     return labels
+
+# %% ../nbs/08_training.ipynb #7e157d2d
+def merge_clusters(
+    centroids: torch.Tensor,  # (K, d), unit rows
+    owners: np.ndarray,       # (K,): the set each cluster was found in
+    distance: float,          # largest cosine distance between any two clusters that become one
+) -> np.ndarray:              # new label of each cluster, (K,)
+    "Clusters of different sets that belong together, by complete linkage; two clusters of one set stay apart."
+    if len(centroids) < 2: return np.zeros(len(centroids), int)
+    apart = (1 - centroids @ centroids.T).clamp_min(0).double().cpu().numpy()
+    apart[owners[:, None] == owners] = 10.0
+    np.fill_diagonal(apart, 0)
+    return AgglomerativeClustering(None, metric='precomputed', linkage='complete', distance_threshold=distance).fit_predict(apart)
+
+# %% ../nbs/08_training.ipynb #cc0db1ea
+def merge_sets(features: torch.Tensor, sets: list, labels: np.ndarray, distance: float) -> np.ndarray:
+    "Pseudo labels (n,) with the clusters of different sets merged, see `merge_clusters`; arguments as in `cluster_sets`."
+    used = np.concatenate(sets)
+    owners = np.empty(labels.max() + 1, int)
+    for i, members in enumerate(sets): owners[labels[members][labels[members] >= 0]] = i
+    centroids = MetaPrototypes.from_labels(features, torch.as_tensor(labels[used])).centroids
+    return np.where(labels >= 0, merge_clusters(centroids, owners, distance)[labels], -1)
 
 # %% ../nbs/08_training.ipynb #137cb277
 def phase_one_step(
@@ -261,7 +312,7 @@ def contrast_and_update(own: torch.Tensor, own_labels, rest: torch.Tensor, rest_
     prototypes.update(own.detach(), own_labels, hard=hard)
     return loss
 
-# %% ../nbs/08_training.ipynb #5da79cba
+# %% ../nbs/08_training.ipynb #fd360b04
 def phase_two_step(model: ReIDNet, batch: PolishBatch, prototypes: MetaPrototypes, config: TrainConfig, memory: MetaPrototypes | None = None) -> torch.Tensor:
     "Loss of one polish batch; clustered images alone move the prototypes, annotated ones the memory, if there is one."
     c, r, v = len(batch.clustered), len(batch.labels), len(batch.views)
@@ -270,12 +321,12 @@ def phase_two_step(model: ReIDNet, batch: PolishBatch, prototypes: MetaPrototype
     labels = torch.cat([batch.clustered_labels, batch.labels.repeat(v) + int(batch.clustered_labels.max()) + 1])
     subsets = torch.cat([torch.full_like(batch.clustered_labels, -1), batch.subset_ids.repeat(v)])
     loss = contrast_and_update(features[:c], batch.clustered_labels, features[c:], batch.labels.repeat(v), prototypes, memory, config.hard_update)
-    loss = loss + config.triplet_weight * soft_weighted_triplet_loss(features, soft, subsets, config.margin, labels=labels)
+    loss = loss + config.triplet_weight * soft_weighted_triplet_loss(features, soft, subsets, config.margin, labels=labels, weighted=config.soft_weights)
     if config.consistency_weight:
         loss = loss + config.consistency_weight * siamese_consistency_loss(soft[c:c + r], soft[c + r:])
     return loss
 
-# %% ../nbs/08_training.ipynb #d668e4e4
+# %% ../nbs/08_training.ipynb #e9353cb1
 @dataclass
 class RunState:
     "What a run carries from epoch to epoch."
@@ -284,6 +335,7 @@ class RunState:
     scheduler: torch.optim.lr_scheduler.LRScheduler
     watch: Stopwatch
     history: list  # one dictionary for each finished epoch
+    labels: np.ndarray | None = None  # pseudo labels of the last epoch
 
 # %% ../nbs/08_training.ipynb #a4629311
 def new_state(config: TrainConfig, device: torch.device | str = 'cpu') -> RunState:
@@ -293,14 +345,15 @@ def new_state(config: TrainConfig, device: torch.device | str = 'cpu') -> RunSta
     optimizer = torch.optim.Adam(trained, config.learning_rate, weight_decay=config.weight_decay)
     return RunState(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, config.decay_every), Stopwatch(), [])
 
-# %% ../nbs/08_training.ipynb #c478bc1b
+# %% ../nbs/08_training.ipynb #74051c49
 def save_checkpoint(state: RunState, config: TrainConfig, path: Path) -> None:
     "Write the state beside `path`, then rename: the file is whole or absent."
     content = dict(arch=state.model.arch, model=state.model.state_dict(), optimizer=state.optimizer.state_dict(),
-                   scheduler=state.scheduler.state_dict(), seconds=dict(state.watch.seconds), history=state.history, config=to_json(config))
+                   scheduler=state.scheduler.state_dict(), seconds=dict(state.watch.seconds), history=state.history,
+                   labels=None if state.labels is None else torch.as_tensor(state.labels), config=to_json(config))
     write_whole(path, lambda file: torch.save(content, file))
 
-# %% ../nbs/08_training.ipynb #0976a882
+# %% ../nbs/08_training.ipynb #d5d7c6e4
 def load_checkpoint(path: Path, config: TrainConfig, device: torch.device | str = 'cpu') -> RunState:
     "The state a checkpoint holds. Raises ValueError when it belongs to another configuration, naming the settings that differ."
     saved = torch.load(path, map_location=device, weights_only=True)
@@ -312,28 +365,45 @@ def load_checkpoint(path: Path, config: TrainConfig, device: torch.device | str 
     state.model.load_state_dict(saved['model'])
     state.optimizer.load_state_dict(saved['optimizer'])
     state.scheduler.load_state_dict(saved['scheduler'])
-    return dataclasses.replace(state, watch=Stopwatch(saved['seconds']), history=saved['history'])
+    labels = None if saved['labels'] is None else saved['labels'].cpu().numpy()
+    return dataclasses.replace(state, watch=Stopwatch(saved['seconds']), history=saved['history'], labels=labels)
 
-# %% ../nbs/08_training.ipynb #10f77352
+# %% ../nbs/08_training.ipynb #5b0d2f35
 def epoch_labels(
     state: RunState,
     config: TrainConfig,
     todo: Plan,         # what to cluster
     store: ImageStore,  # training images
     pids: np.ndarray,   # read by `supervised` only
-) -> tuple:             # (labels (n,), prototypes, peak MiB added by clustering)
+) -> tuple:             # (labels (n,), prototypes, what it cost)
     "Features of the clustered sets, their pseudo labels and the meta-prototypes built from them."
     used = np.concatenate(todo.clustered)
     with state.watch('features'):
         features = extract_features(state.model, Subset(store, used), progress=False)
-    with state.watch('clustering'), watch_memory() as memory:
-        if config.method == 'supervised':
-            labels = np.unique(pids, return_inverse=True)[1]
-        else:
-            labels = cluster_sets(features, todo.clustered, len(store), config)
+    if config.method == 'supervised':
+        labels, cost = np.unique(pids, return_inverse=True)[1], dict(clustering_peak_mib=0.0, centroid_pairs=0)
+    else:
+        labels, cost = found_labels(state, config, todo, features, store)
     device = next(state.model.parameters()).device
     prototypes = MetaPrototypes.from_labels(features, torch.as_tensor(labels[used]), momentum=config.momentum, temperature=config.temperature)
-    return labels, prototypes.to(device), memory['peak_mib'] * (config.method != 'supervised')
+    return labels, prototypes.to(device), cost
+
+# %% ../nbs/08_training.ipynb #b4be010f
+def found_labels(state: RunState, config: TrainConfig, todo: Plan, features: torch.Tensor, store: ImageStore) -> tuple:
+    "Pseudo labels (n,) of the sets of a plan, merged where the configuration says so, and what they cost beyond time."
+    times = read_times(store.samples) if config.time_span else None
+    with state.watch('clustering'), watch_memory() as memory:
+        labels = cluster_sets(features, todo.clustered, len(store), config, times)
+        merging = config.merge_distance > 0 and len(todo.clustered) > 1
+        centroid_pairs = int(labels.max() + 1)**2 if merging else 0
+        if merging: labels = merge_sets(features, todo.clustered, labels, config.merge_distance)
+    return labels, dict(clustering_peak_mib=memory['peak_mib'], centroid_pairs=centroid_pairs)
+
+# %% ../nbs/08_training.ipynb #35bbe9b7
+def read_times(samples) -> np.ndarray | None:
+    "Times `(n,)`, 0..1, of samples; None where any sample has none."
+    times = [s.time for s in samples]
+    return None if any(t is None for t in times) else np.array(times)
 
 # %% ../nbs/08_training.ipynb #71da8b00
 class Subset:
@@ -369,20 +439,35 @@ def annotated_labels(config: TrainConfig) -> int:
     "Annotated labels in a polish batch; the other labels of the P are clustered ones."
     return max(2, round(config.p * config.polish_share))
 
-# %% ../nbs/08_training.ipynb #e27e4986
+# %% ../nbs/08_training.ipynb #f03d7441
+def label_space(config: TrainConfig, todo: Plan) -> np.ndarray:
+    "The space that the label of every annotated image lives in `(r,)`: its subset, or one space for all."
+    return todo.subset_ids[todo.annotated] * (not config.shared_labels)
+
+# %% ../nbs/08_training.ipynb #abe3e04b
+def with_noise(labels: np.ndarray, subset_ids: np.ndarray, share: float, seed: int) -> np.ndarray:
+    "Labels (r,) of which a share, drawn at random, is dealt out anew inside each subset, so that every label keeps its size; -1 stays."
+    labels, rng = labels.copy(), np.random.default_rng(seed)
+    for subset in np.unique(subset_ids):
+        members = np.flatnonzero((subset_ids == subset) & (labels >= 0))
+        hit = rng.permutation(members)[:round(share * len(members))]
+        labels[hit] = labels[rng.permutation(hit)]
+    return labels
+
+# %% ../nbs/08_training.ipynb #ce365855
 def polish_sampler(config: TrainConfig, nearest: np.ndarray, todo: Plan, camids: np.ndarray, epoch: int) -> CrossSetSampler:
     "Batches of annotated images, `polish_share` of P x K with all views counted; positions are those of `todo.annotated`."
-    return CrossSetSampler(nearest, todo.subset_ids[todo.annotated], annotated_labels(config), max(2, config.k // config.views), seed=epoch_seed(config, epoch),
+    return CrossSetSampler(nearest, label_space(config, todo), annotated_labels(config), max(2, config.k // config.views), seed=epoch_seed(config, epoch),
                            camids=camids[todo.annotated] if config.balance_cameras else None)
 
-# %% ../nbs/08_training.ipynb #f19c7399
+# %% ../nbs/08_training.ipynb #8f09bb9c
 def polish_batches(config: TrainConfig, store, labels, sampler: CrossSetSampler, todo: Plan, camids, epoch: int, generator, device):
     "Endless `PolishBatch`es: annotated images as the sampler draws them, the rest of P x K clustered ones."
     clustered = phase_one_batches(config, store, labels, camids, epoch, generator, device, p=max(1, config.p - annotated_labels(config)))
     for own, chosen in zip(clustered, sampler.forever()):
         views = [draw(store, todo.annotated[chosen], generator, device) for _ in range(config.views)]
         tensor = lambda x: torch.as_tensor(x[chosen], device=device)
-        yield PolishBatch(*own, views, tensor(sampler.labels), tensor(todo.subset_ids[todo.annotated]))
+        yield PolishBatch(*own, views, tensor(sampler.labels), tensor(label_space(config, todo)))
 
 # %% ../nbs/08_training.ipynb #136feecc
 def optimise(state: RunState, losses, steps: int, bar) -> float:
@@ -418,6 +503,12 @@ def label_quality(labels: np.ndarray, todo: Plan, pids: np.ndarray | None) -> di
     ari = None if pids is None else float(adjusted_rand_score(pids[kept], labels[kept]))
     return dict(n_clusters=int(labels.max() + 1), outlier_rate=1 - len(kept) / len(used), pseudo_label_ari=ari)
 
+# %% ../nbs/08_training.ipynb #ab81eae3
+def stability(before: np.ndarray | None, now: np.ndarray) -> float | None:
+    "Adjusted Rand index of the labels (n,) of two epochs on the images clustered in both; None without two such images."
+    both = () if before is None else np.flatnonzero((before >= 0) & (now >= 0))
+    return float(adjusted_rand_score(before[both], now[both])) if len(both) > 1 else None
+
 # %% ../nbs/08_training.ipynb #6de10b5b
 def annotation_quality(nearest: np.ndarray, subset_ids: np.ndarray, pids: np.ndarray, seed: int = 0) -> dict:
     "Purity of the trusted labels (subset, nearest prototype), and of the same labels dealt out at random inside each subset."
@@ -428,24 +519,26 @@ def annotation_quality(nearest: np.ndarray, subset_ids: np.ndarray, pids: np.nda
         dealt[members] = rng.permutation(pids[members])
     return dict(soft_label_purity=purity(labels, pids), soft_label_chance=purity(labels, dealt))
 
-# %% ../nbs/08_training.ipynb #ff9958a9
+# %% ../nbs/08_training.ipynb #5c689ad9
 def run_epoch(state: RunState, config: TrainConfig, todo: Plan, store: ImageStore, camids, pids, bar) -> dict:
     "One epoch of any method: cluster, phase one and, where the plan annotates, phase two. Returns its row of the history."
     epoch, device = len(state.history), next(state.model.parameters()).device
     generator = torch.Generator().manual_seed(epoch_seed(config, epoch))
-    labels, prototypes, peak = epoch_labels(state, config, todo, store, pids)
+    labels, prototypes, cost = epoch_labels(state, config, todo, store, pids)
     polish_steps = round(config.steps_per_epoch * config.phase_two_share)
     steps = config.steps_per_epoch - (polish_steps if len(todo.annotated) or config.method == 'subset' else 0)
     state.model.train()
     batches = phase_one_batches(config, store, labels, camids, epoch, generator, device)
-    row = dict(epoch=epoch, steps=steps, clustering_peak_mib=peak, soft_label_purity=None, soft_label_chance=None, **label_quality(labels, todo, pids))
+    row = dict(epoch=epoch, steps=steps, **cost, soft_label_purity=None, soft_label_chance=None, **label_quality(labels, todo, pids),
+               label_stability=stability(state.labels, labels))
     row['loss'] = optimise(state, (phase_one_step(state.model, *b, prototypes, config.hard_update) for b in batches), steps, bar)
     if len(todo.annotated):
         row.update(run_phase_two(state, config, todo, store, camids, pids, labels, prototypes, polish_steps, generator, bar), steps=steps + polish_steps)
     state.scheduler.step()
+    state.labels = labels
     return row
 
-# %% ../nbs/08_training.ipynb #426ba6cc
+# %% ../nbs/08_training.ipynb #dd056473
 def run_phase_two(state, config, todo, store, camids, pids, labels, prototypes, steps, generator, bar) -> dict:
     "Annotate X2..XN with the prototypes of phase one, then polish; returns what it adds to the row of the history."
     epoch, device = len(state.history), next(state.model.parameters()).device
@@ -453,6 +546,7 @@ def run_phase_two(state, config, todo, store, camids, pids, labels, prototypes, 
         features = extract_features(state.model, Subset(store, todo.annotated), progress=False).to(device)
     with state.watch('annotation'):
         nearest = annotate_rest(features, todo.subset_ids[todo.annotated], prototypes, config.refine_rounds, config.trusted_share)
+    if config.label_noise: nearest = with_noise(nearest, todo.subset_ids[todo.annotated], config.label_noise, epoch_seed(config, epoch))
     sampler = polish_sampler(config, nearest, todo, camids, epoch)
     memory = MetaPrototypes.from_labels(features, sampler.labels, momentum=config.momentum, temperature=config.temperature) if config.prototype_memory else None
     batches = polish_batches(config, store, labels, sampler, todo, camids, epoch, generator, device)
@@ -486,11 +580,12 @@ def accuracy(metrics: RankMetrics) -> dict:
     ranks = {f'rank{r}': 100 * float(metrics.cmc[r - 1]) for r in (1, 5, 10) if r <= len(metrics.cmc)}
     return dict(mAP=100 * float(metrics.mAP), **ranks, mINP=100 * float(metrics.mINP))
 
-# %% ../nbs/08_training.ipynb #c9604944
-def clustering_cost(config: TrainConfig, todo: Plan) -> dict:
-    "Images clustered and pairs compared over the run: each set costs the square of its size, each epoch anew."
+# %% ../nbs/08_training.ipynb #f6e4070e
+def clustering_cost(config: TrainConfig, todo: Plan, history: list = ()) -> dict:
+    "Images clustered and pairs compared over the run: each set costs the square of its size, each epoch anew; pairs of centroids count where they merge."
     sizes = [] if config.method == 'supervised' else [len(s) for s in todo.clustered]
-    return dict(clustered_images=config.epochs * sum(sizes), clustering_pairs=config.epochs * sum(s * s for s in sizes))
+    merging = sum(row.get('centroid_pairs', 0) for row in history)
+    return dict(clustered_images=config.epochs * sum(sizes), clustering_pairs=config.epochs * sum(s * s for s in sizes) + merging)
 
 # %% ../nbs/08_training.ipynb #07c1362f
 def commit() -> str | None:
@@ -508,7 +603,7 @@ def provenance(device) -> dict:
     packages = {name: version(name) for name in ('mcl', 'torch', 'torchvision', 'numpy', 'scikit-learn', 'faiss-cpu')}
     return dict(device=str(device), threads=torch.get_num_threads(), commit=commit(), versions=dict(python=platform.python_version(), **packages))
 
-# %% ../nbs/08_training.ipynb #03890232
+# %% ../nbs/08_training.ipynb #273d8d03
 def make_record(state: RunState, config: TrainConfig, todo: Plan, dataset: ReIDDataset, metrics: RankMetrics | None, started: str) -> dict:
     "The record of a finished run: one flat dictionary, see the list of keys in the design of results."
     seconds, last = state.watch.seconds, state.history[-1]
@@ -519,10 +614,10 @@ def make_record(state: RunState, config: TrainConfig, todo: Plan, dataset: ReIDD
         images_seen=steps * config.p * config.k, split=config.split_by if todo.subset_ids.any() else None,
         fraction=config.clustered_subsets / config.n_subsets if uses_subsets else 1.0,
         n_subsets=config.n_subsets if todo.subset_ids.any() else 1,
-        **(accuracy(metrics) if metrics else {}), **clustering_cost(config, todo),
+        **(accuracy(metrics) if metrics else {}), **clustering_cost(config, todo, state.history),
         clustering_peak_mib=max(row['clustering_peak_mib'] for row in state.history),
         **{f'{name}_s': seconds[name] for name in ('clustering', 'annotation', 'features', 'train')},
-        total_s=sum(seconds.values()), **{k: last[k] for k in ('n_clusters', 'outlier_rate', 'pseudo_label_ari', 'soft_label_purity', 'soft_label_chance')},
+        total_s=sum(seconds.values()), **{k: last[k] for k in ('n_clusters', 'outlier_rate', 'label_stability', 'pseudo_label_ari', 'soft_label_purity', 'soft_label_chance')},
         started=started, **provenance(next(state.model.parameters()).device), config=dataclasses.asdict(config))
 
 # %% ../nbs/08_training.ipynb #6ae6b2a7

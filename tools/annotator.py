@@ -14,7 +14,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
-from mcl.cli import model_of, run_name, study_configs
+from mcl.cli import model_of, study_runs
 from mcl.data import ImageStore, load_dataset
 from mcl.losses import agreement
 from mcl.models import build_model, extract_features
@@ -62,11 +62,11 @@ def rows_of(config, network, model, store, camids, pids):
 
 def main():
     rows, done = [], {(r['method'], r['seed'], r['n_subsets']) for r in json.loads((RESULTS / 'fractions.json').read_text())['runs']}
-    configs = [c for _, c in study_configs('fractions', 'desk') if c.method == 'mcl' and c.n_subsets == 4 and (c.method, c.seed, 4) in done]
-    for config in tqdm(configs, unit='run'):
-        dataset = load_dataset(f'pedworld-desk-seed{config.seed}', root=RUNS / 'worlds')
+    runs = [run for run in study_runs('fractions', 'desk') if run.config.method == 'mcl' and run.config.n_subsets == 4 and (run.config.method, run.config.seed, 4) in done]
+    for _, world, config, folder in tqdm(runs, unit='run'):
+        dataset = load_dataset(world, root=RUNS / 'worlds')
         store = ImageStore(dataset.train, (config.height, config.width), progress=False)
-        networks = {'before training': build_model(config.arch, config.weights).eval(), 'mcl': model_of(RUNS / 'desk' / run_name(config), config.arch)}
+        networks = {'before training': build_model(config.arch, config.weights).eval(), 'mcl': model_of(RUNS / folder, config.arch)}
         for network, model in networks.items():
             rows += rows_of(config, network, model, store, *read_ids(store.samples))
         write_json(RESULTS / 'annotator.json', dict(study='annotator', **provenance('cpu'), runs=rows))
