@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['app', 'DESK', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'EIGHTHS', 'FAMILY', 'POLISHES', 'NOISE', 'CHANGED_WORLDS',
-           'WORLDS', 'FRACTIONS', 'RANDOM', 'STUDIES', 'Arch', 'Height', 'Width', 'run_name', 'StudyRun', 'study_runs',
-           'study_run', 'run_study', 'model_of', 'write_table', 'draw_features', 'pedworld', 'train_command',
-           'with_settings', 'evaluate', 'cluster', 'ImageFolder', 'count_images', 'fingerprint', 'open_source',
-           'open_prototypes', 'annotate', 'write_npz', 'pretrain', 'reproduce', 'main']
+           'WORLDS', 'FRACTIONS', 'RANDOM', 'STUDIES', 'CLUSTER_CONTRAST', 'RECIPES', 'Arch', 'Height', 'Width', 'PAGE',
+           'run_name', 'StudyRun', 'study_runs', 'study_run', 'run_study', 'model_of', 'write_table', 'draw_features',
+           'recipe_of', 'pedworld', 'train_command', 'one_line', 'with_settings', 'shape_of', 'evaluate', 'cluster',
+           'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes', 'annotate', 'write_npz',
+           'pretrain', 'reproduce', 'health', 'pictures_of', 'as_page', 'report', 'main']
 
-# %% ../nbs/11_cli.ipynb #d699e873
+# %% ../nbs/11_cli.ipynb #39b6f3b8
 import hashlib
 import json
 import sys
+from base64 import b64encode
 from dataclasses import replace
+from html import escape
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, NamedTuple, Optional
@@ -24,13 +28,13 @@ import typer
 from tqdm.auto import tqdm
 
 from . import clustering, costs, plots
-from .data import ImageStore, Sample, load_dataset, walk_images, write_whole
+from .data import ImageStore, Sample, load_dataset, name_world, walk_images, write_whole
 from .evaluation import evaluate as evaluate_features
 from .models import build_model, extract_features, load_weights, save_weights, shipped_weights
 from .pedworld import preset as world_preset
 from .pedworld import render
 from .prototypes import FeatureFiles, MetaPrototypes, annotate_rows, annotate_shards, load_prototypes, prototypes_of
-from .training import METHODS, TrainConfig, open_stores, to_json, train, write_json
+from .training import METHODS, Subset, TrainConfig, cluster_sets, from_json, open_stores, plan, read_times, to_json, train, write_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='markdown', pretty_exceptions_enable=False,
                   help='Meta Clustering Learning for unsupervised person re-identification.')
@@ -193,6 +197,22 @@ def draw_features(preset: str, work: Path, folder: Path) -> None:
     before, after = ([extract_features(model, store, progress=False) for store in (query, gallery)] for model in models)
     plots.draw_features(before, after, query, gallery, folder, dict(world=dataset.name, config=to_json(config)))
 
+# %% ../nbs/11_cli.ipynb #ea1b0e02
+CLUSTER_CONTRAST = dict(arch='resnet50', weights='imagenet', height=256, width=128, epochs=50, steps_per_epoch=200, p=16, k=16,
+                        k1=30, k2=6, eps=0.6, min_samples=4, temperature=0.05, momentum=0.1, learning_rate=3.5e-4, weight_decay=5e-4, decay_every=20)
+RECIPES = {'none': {}, 'market1501': CLUSTER_CONTRAST, 'personx': dict(CLUSTER_CONTRAST, split_by='random'), 'msmt17': dict(CLUSTER_CONTRAST, steps_per_epoch=400),
+           'veri776': dict(CLUSTER_CONTRAST, steps_per_epoch=400, height=224, width=224), 'tiny': PRESETS['tiny'][0], 'desk': PRESETS['desk'][0]}
+
+# %% ../nbs/11_cli.ipynb #b4ad82ac
+def recipe_of(
+    dataset,                     # name or path, as `load_dataset` takes it
+    recipe: str | None = None,   # one of RECIPES; None: the data set's own, or none
+) -> dict:                       # settings of TrainConfig
+    "Settings to train with on a data set. Raises ValueError for an unknown recipe, with the known ones."
+    if recipe is not None and recipe not in RECIPES: raise ValueError(f'unknown recipe {recipe!r}: choose one of {", ".join(RECIPES)}')
+    world = name_world(dataset, None)[1].split('-')[1] if str(dataset).startswith('pedworld-') else None
+    return RECIPES[recipe] if recipe else RECIPES.get(dataset, PRESETS.get(world, ({},))[0])
+
 # %% ../nbs/11_cli.ipynb #a3fe3b4f
 @app.command(epilog='Example: mcl pedworld desk --root worlds/desk')
 def pedworld(
@@ -205,7 +225,7 @@ def pedworld(
     world = world if seed is None else replace(world, seed=seed)
     typer.echo(f'wrote {render(world, root or Path("worlds") / f"{preset}-seed{world.seed}")}')
 
-# %% ../nbs/11_cli.ipynb #a532b6c2
+# %% ../nbs/11_cli.ipynb #c4616ec1
 @app.command('train', epilog='Example: mcl train --dataset pedworld-desk --method mcl --run-dir runs/mine --set epochs=5 --set eps=0.5')
 def train_command(
     dataset: Annotated[Optional[str], typer.Option(help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir, else pedworld-tiny')] = None,
@@ -213,18 +233,24 @@ def train_command(
     table: Annotated[Optional[Path], typer.Option(help='plain folder: CSV file with the columns path, and any of pid, camid, time')] = None,
     pattern: Annotated[Optional[str], typer.Option(help='plain folder: regular expression for paths, with groups camera, time, pid')] = None,
     method: Annotated[str, typer.Option(help=', '.join(METHODS))] = 'mcl',
+    recipe: Annotated[Optional[str], typer.Option(help=f"settings to start from: {', '.join(RECIPES)}; default: the data set's own")] = None,
     run_dir: Annotated[Path, typer.Option(help='folder for checkpoint, weights and record')] = Path('runs/latest'),
     resume: Annotated[bool, typer.Option(help='go on from the last checkpoint')] = False,
     device: Annotated[str, typer.Option(help='cpu, cuda, cuda:1 ...')] = 'cpu',
     setting: Annotated[Optional[list[str]], typer.Option('--set', help='NAME=VALUE, any field of TrainConfig; repeat for more')] = None,
 ):
     "Train one method on one data set; the run folder receives the checkpoint, the weights and the record."
-    config = with_settings(TrainConfig(method=method), setting or [])
     name, root = (data_dir, None) if data_dir and not dataset else (dataset or 'pedworld-tiny', data_dir)
+    config = with_settings(TrainConfig(method=method, **recipe_of(name, recipe)), setting or [])
     record = train(config, load_dataset(name, root=root, pattern=pattern, table=table), run_dir, resume=resume, device=device).record
-    shown = {k: record[k] for k in ('method', 'mAP', 'rank1', 'mINP', 'n_clusters', 'clustering_s', 'train_s') if k in record}
-    typer.echo('  '.join(f'{k} {v:.2f}' if isinstance(v, float) else f'{k} {v}' for k, v in shown.items()))
+    typer.echo(one_line(record))
     typer.echo(f'wrote {run_dir}')
+
+# %% ../nbs/11_cli.ipynb #d299fa5f
+def one_line(record: dict) -> str:
+    "What came out of a run: accuracy where people are known, the health of the clusters where they are not."
+    names = ('method', 'mAP', 'rank1', 'mINP', 'n_clusters', 'outlier_rate', 'label_stability', 'clustering_s', 'train_s')
+    return '  '.join(f'{k} {record[k]:.2f}' if isinstance(record[k], float) else f'{k} {record[k]}' for k in names if record.get(k) is not None)
 
 # %% ../nbs/11_cli.ipynb #4ef7bb07
 def with_settings(
@@ -246,20 +272,28 @@ def with_settings(
             raise ValueError(f'--set {text}: {name} is a {kind.__name__}, such as {getattr(config, name)}') from None
     return replace(config, **values)
 
-# %% ../nbs/11_cli.ipynb #35a7337e
-Arch = Annotated[str, typer.Option(help='architecture of the weights: small or resnet50')]
-Height, Width = (Annotated[int, typer.Option(help=f'{side} of an image in pixels')] for side in ('height', 'width'))
+# %% ../nbs/11_cli.ipynb #1ed873e9
+Arch = Annotated[Optional[str], typer.Option(help="architecture of the weights, small or resnet50; default: the run's, else small")]
+Height, Width = (Annotated[Optional[int], typer.Option(help=f"{side} of an image in pixels; default: the run's, else {pixels}")] for side, pixels in (('height', 64), ('width', 32)))
 
-# %% ../nbs/11_cli.ipynb #c370ec34
+# %% ../nbs/11_cli.ipynb #40926c55
+def shape_of(weights: Path, arch: str | None = None, height: int | None = None, width: int | None = None) -> tuple:
+    "Architecture, and height and width of the images in pixels: as given, else as in the record of a run folder, else those of the small network."
+    record, known = weights / 'record.json', dict(arch='small', height=64, width=32)
+    if record.is_file(): known = json.loads(record.read_text())['config']
+    return tuple(known[name] if value is None else value for name, value in dict(arch=arch, height=height, width=width).items())
+
+# %% ../nbs/11_cli.ipynb #baa675e3
 @app.command(epilog='Example: mcl evaluate runs/mine --dataset pedworld-desk --rerank')
 def evaluate(
     weights: Annotated[Path, typer.Argument(help='run folder or weights file')],
     dataset: Annotated[str, typer.Option(help='a benchmark, pedworld-PRESET, or a folder')] = 'pedworld-tiny',
     data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies')] = None,
     rerank: Annotated[bool, typer.Option(help='k-reciprocal re-ranking')] = False,
-    arch: Arch = 'small', height: Height = 64, width: Width = 32,
+    arch: Arch = None, height: Height = None, width: Width = None,
 ):
     "Rank the gallery of a data set with trained weights and print mAP, CMC and mINP."
+    arch, height, width = shape_of(weights, arch, height, width)
     model = model_of(weights, arch)
     data = load_dataset(dataset, root=data_dir)
     stores = [ImageStore(split, (height, width)) for split in (data.query, data.gallery)]
@@ -355,7 +389,7 @@ def open_prototypes(path: Path, known, temperature: float) -> MetaPrototypes:
     try: return prototypes_of(known, np.load(path, allow_pickle=False), temperature=temperature)
     except (ValueError, EOFError, TypeError) as error: raise ValueError(f'{path}: {error}') from None
 
-# %% ../nbs/11_cli.ipynb #4eda58f2
+# %% ../nbs/11_cli.ipynb #3b1b97e1
 @app.command(epilog='Example: mcl annotate features.npy labels.npy soft --top-k 5')
 def annotate(
     source: Annotated[Path, typer.Argument(help='.npy file of features, float (n, d); a folder of such files; or, with --weights, a folder of images')],
@@ -366,11 +400,12 @@ def annotate(
     features: Annotated[Optional[Path], typer.Option(help='features that the labels belong to; default SOURCE')] = None,
     shard_rows: Annotated[int, typer.Option(help='rows of a shard')] = 65536,
     weights: Annotated[Optional[Path], typer.Option(help='run folder or weights file: look at images')] = None,
-    arch: Arch = 'small', height: Height = 64, width: Width = 32,
+    arch: Arch = None, height: Height = None, width: Width = None,
     on_error: Annotated[str, typer.Option(help='an unreadable image: raise or skip')] = 'raise',
     device: Annotated[str, typer.Option(help='cpu, cuda, cuda:1 ...')] = 'cpu',
 ):
     "Softly annotate any number of images with the meta-prototypes of a clustered part."
+    arch, height, width = shape_of(weights or source, arch, height, width)
     rows = open_source(source, weights, arch, (height, width), on_error, device)
     annotator = open_prototypes(prototypes, FeatureFiles(features) if features else rows, temperature).to(device)
     top_k, block = min(top_k, len(annotator.centroids)), 1024 if weights else 4096
@@ -426,6 +461,64 @@ def reproduce(
     if study == 'reproduce':
         draw_features(preset, work, out)
     typer.echo(f'\n{table}\n\nwrote {results} and what is drawn from it in {out}')
+
+# %% ../nbs/11_cli.ipynb #4653382b
+def health(features: torch.Tensor, sets: list, samples, config: TrainConfig) -> tuple:
+    "Pseudo labels (n,) and silhouettes (n,) of the sets of a plan, each clustered by itself; features (c, d), set after set."
+    labels = cluster_sets(features, sets, len(samples), config, read_times(samples))
+    fit, start = np.full(len(samples), np.nan), 0
+    for members in sets:
+        graph = clustering.jaccard_graph(features[start:start + len(members)], config.k1, config.k2, config.eps)
+        fit[members] = clustering.silhouette(graph, labels[members])
+        start += len(members)
+    return labels, fit
+
+# %% ../nbs/11_cli.ipynb #aa94c07f
+def pictures_of(run_dir: Path, dataset, config: TrainConfig) -> dict:
+    "Figures of a finished run by title: its training, the health of its clusters, and a sheet of them."
+    store = ImageStore(dataset.train, (config.height, config.width))
+    todo = plan(config, store.samples)
+    features = extract_features(model_of(run_dir, config.arch), Subset(store, np.concatenate(todo.clustered)))
+    labels, fit = health(features, todo.clustered, store.samples, config)
+    return {'Training': plots.training_curves({config.method: json.loads((run_dir / 'history.json').read_text())}),
+            'Clusters of the finished network': plots.cluster_health(labels, fit), 'Clusters to look at': plots.contact_sheet(store, labels)}
+
+# %% ../nbs/11_cli.ipynb #131ae545
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>body {{font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem}} img {{max-width: 100%; background: white}} td, th {{text-align: left; padding: .1rem 1rem .1rem 0}}
+@media (prefers-color-scheme: dark) {{body {{background: #181818; color: #eee}}}}</style></head><body><h1>{title}</h1>{body}</body></html>"""
+
+# %% ../nbs/11_cli.ipynb #833456b9
+def as_page(title: str, tables: dict, pictures: dict) -> str:
+    "One HTML page: tables are dictionaries, pictures are figures and become PNG images inside the page."
+    def table(rows): return '<table>' + ''.join(f'<tr><th scope="row">{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k, v in rows.items()) + '</table>'
+    def image(name, figure):
+        content = BytesIO()
+        figure.savefig(content, format='png', dpi=110)
+        return f'<img alt="{escape(name)}" src="data:image/png;base64,{b64encode(content.getvalue()).decode()}">'
+    shown = [(name, image(name, figure)) for name, figure in pictures.items()] + [(name, table(rows)) for name, rows in tables.items()]
+    return PAGE.format(title=escape(title), body=''.join(f'<h2>{escape(name)}</h2>{content}' for name, content in shown))
+
+# %% ../nbs/11_cli.ipynb #ec8881c4
+@app.command(epilog='Example: mcl report runs/mine --dataset pedworld-tiny')
+def report(
+    run_dir: Annotated[Path, typer.Argument(help='folder of a finished run')],
+    dataset: Annotated[Optional[str], typer.Option(help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir')] = None,
+    data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies')] = None,
+    table: Annotated[Optional[Path], typer.Option(help='plain folder: CSV file, as for train')] = None,
+    pattern: Annotated[Optional[str], typer.Option(help='plain folder: regular expression, as for train')] = None,
+    output: Annotated[Optional[Path], typer.Option(help='page to write; default RUN_DIR/report.html')] = None,
+):
+    "One page about a finished run, pictures inside: training, health of the clusters, a contact sheet, costs, settings."
+    if not (run_dir / 'record.json').is_file(): raise FileNotFoundError(f'{run_dir} holds no record.json: give the folder of a run that mcl train has finished')
+    if not (dataset or data_dir): raise ValueError('give --dataset, or --data-dir for a folder of images: the report shows images of the clusters')
+    record = json.loads((run_dir / 'record.json').read_text())
+    settings = record.pop('config')
+    name, root = (dataset, data_dir) if dataset else (data_dir, None)
+    pictures = pictures_of(run_dir, load_dataset(name, root=root, pattern=pattern, table=table), from_json(json.dumps(settings)))
+    page, output = as_page(f"{record['method']} on {record['world']}", {'Record': record, 'Settings': settings}, pictures), output or run_dir / 'report.html'
+    write_whole(output, lambda file: file.write(page.encode()))
+    typer.echo(f'wrote {output}')
 
 # %% ../nbs/11_cli.ipynb #1ee32e43
 def main(arguments: Optional[list] = None) -> None:

@@ -12,8 +12,8 @@ __all__ = ['METHODS', 'dense_jaccard', 'as_array', 'row_lengths', 'check_rows', 
            'neighbourhoods', 'member_similarities', 'device_member_similarities', 'similarities_within', 'softmax_rows',
            'average_rows', 'transpose', 'weight_rows', 'close_pairs', 'within_memory', 'graph_within', 'jaccard_graph',
            'rows_of', 'grow_clusters', 'dbscan', 'renumbered', 'communities', 'kmeans', 'eps_profile', 'auto_eps',
-           'plot_eps_profile', 'advice', 'labels_of_graph', 'cluster', 'open_features', 'save_array', 'check_output',
-           'cluster_file']
+           'plot_eps_profile', 'advice', 'silhouette', 'labels_of_graph', 'cluster', 'open_features', 'save_array',
+           'check_output', 'cluster_file']
 
 # %% ../nbs/04_clustering.ipynb #0a82e033
 import os
@@ -800,7 +800,7 @@ def renumbered(labels, min_samples: int = 1) -> np.ndarray:
     new = np.where(first < len(labels), np.argsort(np.argsort(first)), -1)
     return new[inverse].astype(np.int64)
 
-# %% ../nbs/04_clustering.ipynb #b7f58bb5
+# %% ../nbs/04_clustering.ipynb #0e4e8e2b
 def communities(
     graph: csr_array,          # distances up to eps
     method: str = 'louvain',   # or 'leiden'
@@ -811,7 +811,7 @@ def communities(
     try:
         from sknetwork.clustering import Leiden, Louvain
     except ImportError:
-        raise ImportError(f"method={method!r} needs scikit-network: run `pip install scikit-network`, or use method='dbscan'") from None
+        raise ImportError(f"method={method!r} needs scikit-network: run `pip install mcl[community]`, or use method='dbscan'") from None
     near = csr_matrix((1 - graph.data, graph.indices, graph.indptr), shape=graph.shape)
     near.setdiag(0)
     near.eliminate_zeros()
@@ -898,6 +898,23 @@ def advice(
         found.append(f'one cluster holds {100 * share:.0f} % of the images: lower eps, or lower k1 if people have few images')
     if np.median(sizes) < k1 / 4:
         found.append(f'k1={k1} asks for far more neighbours than a typical cluster has images ({np.median(sizes):.0f}), and strangers fill the lists: lower k1 to about {max(4, int(2 * np.median(sizes)))}')
+    return found
+
+# %% ../nbs/04_clustering.ipynb #9b4d5ee1
+def silhouette(
+    graph: csr_array,    # distances, diagonal stored; a pair that is not stored counts as distance 1
+    labels: np.ndarray,  # shape (n,), -1 for outliers
+) -> np.ndarray:         # shape (n,), -1..1: 1 well inside, 0 on a border or alone, below 0 nearer to another cluster; nan for outliers
+    "Silhouette of every clustered image (Rousseeuw 1987), in memory linear in the stored distances."
+    kept, found = np.flatnonzero(labels >= 0), np.full(len(labels), np.nan)
+    if not len(kept): return found
+    own, sizes = labels[kept], np.bincount(labels[kept])
+    members = csr_array((np.ones(len(kept)), (kept, own)), shape=(len(labels), len(sizes)))
+    close = (csr_array((1.0 - graph.data, graph.indices, graph.indptr), shape=graph.shape) @ members).tocsr()[kept]
+    inside = 1 - (close[np.arange(len(kept)), own] - 1) / np.maximum(sizes[own] - 1, 1)
+    other = csr_array((close.data / sizes[close.indices] * (close.indices != own[rows_of(close)]), close.indices, close.indptr), shape=close.shape)
+    outside = 1 - other.max(axis=1).toarray().reshape(-1)
+    found[kept] = np.where(sizes[own] > 1, (outside - inside) / np.maximum(np.maximum(inside, outside), 1e-12), 0)
     return found
 
 # %% ../nbs/04_clustering.ipynb #56785390

@@ -7,8 +7,9 @@ __all__ = ['PALETTE', 'METHODS', 'COSTS', 'MARKERS', 'FRAMES', 'CURVES', 'style_
            'cost_column', 'cost_points', 'dodge', 'point_label', 'labels_to_draw', 'draw_method', 'draw_reference',
            'draw_front', 'placed', 'finish_cost', 'cost_accuracy', 'umap_embedding', 'neighbour_share', 'choose_people',
            'choose_images', 'draw_map', 'draw_both', 'umap_pair', 'RankedLists', 'similarities', 'top_k', 'as_image',
-           'draw_framed', 'label_gallery', 'ranked_gallery', 'curve_names', 'draw_curves', 'training_curves',
-           'save_figure', 'draw_cost', 'spread_queries', 'gallery_of', 'draw_features']
+           'draw_framed', 'label_gallery', 'ranked_gallery', 'spread_clusters', 'contact_sheet', 'cluster_health',
+           'curve_names', 'draw_curves', 'training_curves', 'save_figure', 'draw_cost', 'spread_queries', 'gallery_of',
+           'draw_features']
 
 # %% ../nbs/10_plots.ipynb #e01eec6d
 import io
@@ -395,8 +396,59 @@ def ranked_gallery(
     for rank, ax in enumerate(axes[0]): ax.set_title('query' if rank == 0 else str(rank), loc='center', fontsize=9)
     return label_gallery(figure, correct)
 
-# %% ../nbs/10_plots.ipynb #368f6d65
-CURVES = {'n_clusters': 'clusters', 'outlier_rate': 'share of outliers', 'pseudo_label_ari': 'adjusted Rand index\nof the pseudo labels',
+# %% ../nbs/10_plots.ipynb #ece4f698
+def spread_clusters(
+    labels: np.ndarray,  # (n,), -1 for outliers
+    n_clusters: int,     # how many, at most
+) -> np.ndarray:         # labels, larger clusters first
+    "Clusters of all sizes, evenly spread over their order of size. ValueError when there is none."
+    sizes = np.bincount(labels[labels >= 0])
+    if not len(sizes): raise ValueError('There is no cluster to show: every label is -1.')
+    order = np.argsort(-sizes, kind='stable')[:np.count_nonzero(sizes)]
+    return order[np.unique(np.linspace(0, len(order) - 1, min(n_clusters, len(order))).round().astype(int))]
+
+# %% ../nbs/10_plots.ipynb #9b3ab0ba
+@set_style()
+def contact_sheet(
+    store,                # n images: `store[i]` is uint8 (3, h, w), as in `mcl.data.ImageStore`
+    labels: np.ndarray,   # pseudo labels (n,), -1 for outliers
+    n_clusters: int = 8,  # rows
+    n_images: int = 10,   # columns
+    seed: int = 0,        # which images of a large cluster
+) -> Figure:
+    "One cluster per row, with some of its images; ValueError where there is no cluster."
+    rows, rng = spread_clusters(labels, n_clusters), np.random.default_rng(seed)
+    figure, axes = canvas(None, (1.6 + .62*n_images, .5 + 1.2*len(rows)), len(rows), n_images)
+    for ax in axes.ravel(): ax.set_axis_off()
+    for row, label in zip(axes, rows):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        for ax, i in zip(row, members): ax.imshow(as_image(store[int(i)]))
+        row[0].text(-.3, .5, f'{len(members)} images', transform=row[0].transAxes, ha='right', va='center', fontsize=9)
+    figure.suptitle(f'{len(rows)} of {len(np.unique(labels[labels >= 0]))} clusters, the largest first: one person to a row?', fontsize=10)
+    return figure
+
+# %% ../nbs/10_plots.ipynb #a20389cc
+@set_style()
+def cluster_health(
+    labels: np.ndarray,       # pseudo labels (n,), -1 for outliers
+    silhouettes: np.ndarray,  # (n,), -1..1, nan for outliers, as from `mcl.clustering.silhouette`
+    axes=None,                # two axes, or None for a new figure
+) -> Figure:
+    "Sizes of the clusters and silhouettes of their images; ValueError where there is no cluster."
+    sizes = np.bincount(labels[labels >= 0])
+    if not len(sizes): raise ValueError('There is no cluster to draw: every label is -1.')
+    figure, axes = canvas(axes, (8, 2.9), 1, 2)
+    (left, right), sizes = axes[0], sizes[sizes > 0]
+    left.hist(sizes, bins=np.arange(sizes.min() - .5, sizes.max() + 1.5, max(1, round(np.ptp(sizes)/30))), color=PALETTE[0])
+    left.set(xlabel='images in a cluster', ylabel='clusters', title=f'{len(sizes)} clusters, median {np.median(sizes):.0f} images')
+    right.hist(silhouettes[labels >= 0], bins=np.linspace(-1, 1, 41), color=PALETTE[0])
+    right.axvline(0, color='0.3', linewidth=1, linestyle='--')
+    right.set(xlabel='silhouette of an image', ylabel='images', title=f'{(silhouettes[labels >= 0] < 0).mean():.0%} are nearer to another cluster')
+    return figure
+
+# %% ../nbs/10_plots.ipynb #cc9f77c6
+CURVES = {'n_clusters': 'clusters', 'outlier_rate': 'share of outliers', 'label_stability': 'agreement with the\nlast epoch (Rand index)',
+          'pseudo_label_ari': 'adjusted Rand index\nof the pseudo labels',
           'soft_label_purity': 'purity of the soft labels', 'mAP': 'mAP (%)', 'loss': 'loss of phase one'}
 
 # %% ../nbs/10_plots.ipynb #d8a20fc3

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-COMMANDS = 'pedworld train evaluate cluster annotate pretrain reproduce'.split()
+COMMANDS = 'pedworld train evaluate cluster annotate report pretrain reproduce'.split()
 
 
 def mcl(*words, cwd=None):
@@ -72,6 +72,8 @@ def test_unknown_names_list_the_known_ones(tmp_path):
     assert 'subset_matched' in refused('train', '--method', 'nosuch', cwd=tmp_path)
     assert 'tiny, desk' in refused('reproduce', '--preset', 'nosuch', cwd=tmp_path)
     assert 'n_subsets' in refused('train', '--set', 'nosuch=1', cwd=tmp_path)
+    assert 'market1501' in refused('train', '--recipe', 'nosuch', cwd=tmp_path)
+    assert 'images_per_id' in refused('train', '--dataset', 'pedworld-tiny-images_per=3', cwd=tmp_path)
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path):
@@ -102,7 +104,13 @@ def test_train_on_a_plain_folder_with_a_table(tiny, tmp_path):
     settings = [w for s in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for w in ('--set', s)]
     done = mcl('train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'run', *settings, cwd=tmp_path)
     assert 'n_clusters' in done.stdout and 'mAP' not in done.stdout, done
+    assert 'label_stability' not in done.stdout and 'outlier_rate' in done.stdout
     assert (tmp_path / 'run' / 'model.safetensors').exists()
+    done = mcl('report', 'run', '--data-dir', 'crops', '--table', 'crops.csv', cwd=tmp_path)
+    page = (tmp_path / 'run' / 'report.html').read_text()
+    assert page.count('<img') == 3 and 'mcl on crops' in page, done
+    assert '--data-dir' in refused('report', 'run', cwd=tmp_path)
+    assert 'record.json' in refused('report', 'crops', '--data-dir', 'crops', cwd=tmp_path)
     (tmp_path / 'crops.csv').write_text('\n'.join(lines[:-1]) + '\n')
     assert f'no line for 1 of {len(tiny.train)} images' in refused('train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'other', cwd=tmp_path)
     assert not (tmp_path / 'other').exists()
