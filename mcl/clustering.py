@@ -12,8 +12,8 @@ __all__ = ['METHODS', 'dense_jaccard', 'as_array', 'row_lengths', 'check_rows', 
            'neighbourhoods', 'member_similarities', 'device_member_similarities', 'similarities_within', 'softmax_rows',
            'average_rows', 'transpose', 'weight_rows', 'close_pairs', 'within_memory', 'graph_within', 'jaccard_graph',
            'rows_of', 'grow_clusters', 'dbscan', 'renumbered', 'communities', 'kmeans', 'eps_profile', 'auto_eps',
-           'plot_eps_profile', 'advice', 'silhouette', 'labels_of_graph', 'cluster', 'open_features', 'save_array',
-           'check_output', 'cluster_file']
+           'plot_eps_profile', 'advice', 'closeness_to_clusters', 'silhouette', 'labels_of_graph', 'cluster',
+           'open_features', 'save_array', 'check_output', 'cluster_file']
 
 # %% ../nbs/04_clustering.ipynb #0a82e033
 import os
@@ -900,20 +900,28 @@ def advice(
         found.append(f'k1={k1} asks for far more neighbours than a typical cluster has images ({np.median(sizes):.0f}), and strangers fill the lists: lower k1 to about {max(4, int(2 * np.median(sizes)))}')
     return found
 
-# %% ../nbs/04_clustering.ipynb #9b4d5ee1
+# %% ../nbs/04_clustering.ipynb #069ed882
+def closeness_to_clusters(
+    graph: csr_array,    # distances; a pair that is not stored counts as distance 1
+    labels: np.ndarray,  # shape (n,), -1 for outliers
+) -> csr_array:          # shape (n, clusters): 1 - distance, summed over the images of the cluster
+    "How close every image is to every cluster, in memory linear in the stored distances."
+    kept = np.flatnonzero(labels >= 0)
+    members = csr_array((np.ones(len(kept)), (kept, labels[kept])), shape=(len(labels), labels.max() + 1))
+    return (csr_array((1.0 - graph.data, graph.indices, graph.indptr), shape=graph.shape) @ members).tocsr()
+
+# %% ../nbs/04_clustering.ipynb #4816bb3f
 def silhouette(
     graph: csr_array,    # distances, diagonal stored; a pair that is not stored counts as distance 1
     labels: np.ndarray,  # shape (n,), -1 for outliers
-) -> np.ndarray:         # shape (n,), -1..1: 1 well inside, 0 on a border or alone, below 0 nearer to another cluster; nan for outliers
-    "Silhouette of every clustered image (Rousseeuw 1987), in memory linear in the stored distances."
+) -> np.ndarray:         # shape (n,), -1..1: below 0 nearer to another cluster, 0 alone in its own; nan for outliers
+    "Silhouette of every clustered image (Rousseeuw 1987)."
     kept, found = np.flatnonzero(labels >= 0), np.full(len(labels), np.nan)
     if not len(kept): return found
-    own, sizes = labels[kept], np.bincount(labels[kept])
-    members = csr_array((np.ones(len(kept)), (kept, own)), shape=(len(labels), len(sizes)))
-    close = (csr_array((1.0 - graph.data, graph.indices, graph.indptr), shape=graph.shape) @ members).tocsr()[kept]
+    own, sizes, close = labels[kept], np.bincount(labels[kept]), closeness_to_clusters(graph, labels)[kept]
     inside = 1 - (close[np.arange(len(kept)), own] - 1) / np.maximum(sizes[own] - 1, 1)
-    other = csr_array((close.data / sizes[close.indices] * (close.indices != own[rows_of(close)]), close.indices, close.indptr), shape=close.shape)
-    outside = 1 - other.max(axis=1).toarray().reshape(-1)
+    mean = np.where(close.indices == own[rows_of(close)], 0, close.data / sizes[close.indices])
+    outside = 1 - csr_array((mean, close.indices, close.indptr), shape=close.shape).max(axis=1).toarray().reshape(-1)
     found[kept] = np.where(sizes[own] > 1, (outside - inside) / np.maximum(np.maximum(inside, outside), 1e-12), 0)
     return found
 
