@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: reproduce test lab setup export notebooks readme clean-runs
+.PHONY: reproduce test lab site browser setup export notebooks readme clean-runs
 
 setup: $(READY)
 
@@ -31,6 +31,13 @@ test: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs/index.ipynb
+
+site: $(READY)
+	$(BIN)/python tools/site.py
+
+browser: $(READY)
+	@echo '== the site and the notebooks in Chromium; screenshots in _screenshots'
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m browser tests/test_browser.py
 
 export: $(READY)
 	$(BIN)/nbdev_export
