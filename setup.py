@@ -23,7 +23,8 @@ setup(
     package_data={'mcl': ['weights/*.safetensors', 'weights/*.json', 'reference/*.csv']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'community': cfg['community_requirements'].split()},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'community': cfg['community_requirements'].split(),
+                    'tensorboard': cfg['tensorboard_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     zip_safe=False,
 )

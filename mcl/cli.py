@@ -6,11 +6,12 @@
 __all__ = ['app', 'DESK', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'EIGHTHS', 'FAMILY', 'POLISHES', 'NOISE', 'CHANGED_WORLDS',
            'WORLDS', 'FRACTIONS', 'RANDOM', 'STUDIES', 'CLUSTER_CONTRAST', 'RECIPES', 'Arch', 'Height', 'Width', 'PAGE',
            'run_name', 'StudyRun', 'study_runs', 'study_run', 'run_study', 'model_of', 'write_table', 'draw_features',
-           'recipe_of', 'pedworld', 'train_command', 'one_line', 'with_settings', 'shape_of', 'evaluate', 'cluster',
-           'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes', 'annotate', 'write_npz',
-           'pretrain', 'reproduce', 'health', 'pictures_of', 'as_page', 'report', 'main']
+           'recipe_of', 'pedworld', 'train_command', 'say', 'one_line', 'with_settings', 'shape_of', 'evaluate',
+           'features', 'check_output', 'samples_of', 'write_features', 'export_command', 'cluster', 'ImageFolder',
+           'count_images', 'fingerprint', 'open_source', 'open_prototypes', 'annotate', 'write_npz', 'pretrain',
+           'reproduce', 'health', 'pictures_of', 'as_page', 'report', 'main']
 
-# %% ../nbs/11_cli.ipynb #39b6f3b8
+# %% ../nbs/11_cli.ipynb #5fcfc659
 import hashlib
 import json
 import sys
@@ -30,11 +31,12 @@ from tqdm.auto import tqdm
 from . import clustering, costs, plots
 from .data import ImageStore, Sample, load_dataset, name_world, walk_images, write_whole
 from .evaluation import evaluate as evaluate_features
-from .models import build_model, extract_features, load_weights, save_weights, shipped_weights
+from .models import build_model, export_model, extract_features, load_weights, save_weights, shipped_weights
 from .pedworld import preset as world_preset
 from .pedworld import render
 from .prototypes import FeatureFiles, MetaPrototypes, annotate_rows, annotate_shards, load_prototypes, prototypes_of
-from .training import METHODS, Subset, TrainConfig, cluster_sets, from_json, open_stores, plan, read_times, to_json, train, write_json
+from .training import (METHODS, Subset, TrainConfig, cluster_sets, from_json, join_processes, on_main, open_stores, plan, processes, read_times,
+                          shared_features, to_json, train, write_json)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode='markdown', pretty_exceptions_enable=False,
                   help='Meta Clustering Learning for unsupervised person re-identification.')
@@ -225,7 +227,7 @@ def pedworld(
     world = world if seed is None else replace(world, seed=seed)
     typer.echo(f'wrote {render(world, root or Path("worlds") / f"{preset}-seed{world.seed}")}')
 
-# %% ../nbs/11_cli.ipynb #c4616ec1
+# %% ../nbs/11_cli.ipynb #d6b40d37
 @app.command('train', epilog='Example: mcl train --dataset pedworld-desk --method mcl --run-dir runs/mine --set epochs=5 --set eps=0.5')
 def train_command(
     dataset: Annotated[Optional[str], typer.Option(help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir, else pedworld-tiny')] = None,
@@ -238,13 +240,19 @@ def train_command(
     resume: Annotated[bool, typer.Option(help='go on from the last checkpoint')] = False,
     device: Annotated[str, typer.Option(help='cpu, cuda, cuda:1 ...')] = 'cpu',
     setting: Annotated[Optional[list[str]], typer.Option('--set', help='NAME=VALUE, any field of TrainConfig; repeat for more')] = None,
+    log_to: Annotated[Optional[str], typer.Option(help='tensorboard: curves in the run folder')] = None,
 ):
     "Train one method on one data set; the run folder receives the checkpoint, the weights and the record."
     name, root = (data_dir, None) if data_dir and not dataset else (dataset or 'pedworld-tiny', data_dir)
     config = with_settings(TrainConfig(method=method, **recipe_of(name, recipe)), setting or [])
-    record = train(config, load_dataset(name, root=root, pattern=pattern, table=table), run_dir, resume=resume, device=device).record
-    typer.echo(one_line(record))
-    typer.echo(f'wrote {run_dir}')
+    device = join_processes(device)
+    record = train(config, on_main(load_dataset, name, root=root, pattern=pattern, table=table), run_dir, resume=resume, device=device, log_to=log_to).record
+    say(f'{one_line(record)}\nwrote {run_dir}')
+
+# %% ../nbs/11_cli.ipynb #25c2eda4
+def say(text: str) -> None:
+    "Print in the main process: of several, only one speaks."
+    if processes()[0] == 0: typer.echo(text)
 
 # %% ../nbs/11_cli.ipynb #d299fa5f
 def one_line(record: dict) -> str:
@@ -301,6 +309,65 @@ def evaluate(
     metrics = evaluate_features(*features, *(store.samples for store in stores), use_rerank=rerank)
     ranks = '  '.join(f'rank-{r} {100 * metrics.cmc[r - 1]:.2f}' for r in (1, 5, 10) if r <= len(metrics.cmc))
     typer.echo(f'mAP {100 * metrics.mAP:.2f}  {ranks}  mINP {100 * metrics.mINP:.2f}  ({metrics.n_valid} queries)')
+
+# %% ../nbs/11_cli.ipynb #0970a43c
+@app.command(epilog='Example: mcl features runs/mine my/crops features.npy')
+def features(
+    weights: Annotated[Path, typer.Argument(help='run folder or weights file')],
+    source: Annotated[str, typer.Argument(help='a folder of images, a benchmark, or pedworld-PRESET')],
+    output: Annotated[Path, typer.Argument(help='.npy file to write, float32 (n, d); the names of the images go to a .txt file beside it')],
+    split: Annotated[str, typer.Option(help='train, query or gallery; a plain folder is all train')] = 'train',
+    data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies')] = None,
+    arch: Arch = None, height: Height = None, width: Width = None,
+    on_error: Annotated[str, typer.Option(help='an unreadable image: raise or skip')] = 'raise',
+    device: Annotated[str, typer.Option(help='cpu, cuda, cuda:1 ...')] = 'cpu',
+):
+    "Features of images, one row for each, and the list of their names."
+    check_output(output, '.npy')
+    arch, height, width = shape_of(weights, arch, height, width)
+    model, device = model_of(weights, arch), join_processes(device)
+    store = ImageStore(samples_of(on_main(load_dataset, source, root=data_dir), split), (height, width), on_error, progress=processes()[0] == 0)
+    found = shared_features(model.to(device), store)
+    on_main(write_features, output, found, [s.path for s in store.samples])
+    say(f'wrote {output}: {len(found)} features of {found.shape[1]} numbers; the names of the images are in {output.with_suffix(".txt")}')
+
+# %% ../nbs/11_cli.ipynb #66282c8d
+def check_output(path: Path, suffix: str) -> None:
+    "ValueError for a file name with another ending, FileNotFoundError where its folder is missing: better now than when the work is done."
+    if path.suffix != suffix or path.is_dir(): raise ValueError(f'{path} cannot be written: give the name of a {suffix} file')
+    if not path.parent.is_dir(): raise FileNotFoundError(f'{path.parent} is not a folder: make it first')
+
+# %% ../nbs/11_cli.ipynb #33828526
+def samples_of(dataset, split: str) -> list:
+    "One split of a data set; ValueError where there is none of this name, or no image in it."
+    found = getattr(dataset, split, ()) if split in ('train', 'query', 'gallery') else ()
+    if not len(found): raise ValueError(f'{dataset.name} has no images in split {split!r}: choose train, query or gallery')
+    return found
+
+# %% ../nbs/11_cli.ipynb #205eadc8
+def write_features(path: Path, features: torch.Tensor, images: list) -> None:
+    "A .npy file (n, d), and a .txt file with one name a line: both, or none of them. ValueError for a name with a line break."
+    names, beside = [p.as_posix() for p in images], path.with_suffix('.txt')
+    if any(len(name.splitlines()) > 1 for name in names): raise ValueError('an image has a line break in its name: rename it')
+    path.unlink(missing_ok=True)
+    write_whole(beside, lambda file: file.write(''.join(f'{name}\n' for name in names).encode(errors='surrogateescape')))
+    try: write_whole(path, lambda file: np.save(file, features.numpy()))
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+# %% ../nbs/11_cli.ipynb #f5927960
+@app.command('export', epilog='Example: mcl export runs/mine model.pt2')
+def export_command(
+    weights: Annotated[Path, typer.Argument(help='run folder or weights file')],
+    output: Annotated[Path, typer.Argument(help='.pt2 file to write, for torch.export.load')],
+    arch: Arch = None, height: Height = None, width: Width = None,
+):
+    "Write a trained network as a program that needs PyTorch alone, for batches of any size."
+    check_output(output, '.pt2')
+    arch, height, width = shape_of(weights, arch, height, width)
+    export_model(model_of(weights, arch), output, (height, width))
+    typer.echo(f'wrote {output}: normalised images (b, 3, {height}, {width}) to features')
 
 # %% ../nbs/11_cli.ipynb #4d49568f
 @app.command(epilog='Example: mcl cluster features.npy labels.npy --eps 0.5')
@@ -531,3 +598,6 @@ def main(arguments: Optional[list] = None) -> None:
     except KeyboardInterrupt:
         typer.echo('mcl: interrupted; finished runs and checkpoints are kept, the same command goes on from there', err=True)
         sys.exit(130)
+
+# %% ../nbs/11_cli.ipynb #5d6f7c82
+if __name__ == '__main__' and '__file__' in globals(): main()

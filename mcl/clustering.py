@@ -151,8 +151,11 @@ def matrix_library():
 
 # %% ../nbs/04_clustering.ipynb #4a9935f9
 def cores() -> int:
-    "Threads the caller grants: the smaller of Numba's setting and that of the matrix library."
-    return max(1, min([numba.get_num_threads(), *(pool['num_threads'] for pool in matrix_library().info())]))
+    "Threads the caller grants: the smaller of Numba's setting and that of the matrix library. Asking Numba resets PyTorch's number, which is put back."
+    torch_threads = torch.get_num_threads()
+    granted = min([numba.get_num_threads(), *(pool['num_threads'] for pool in matrix_library().info())])
+    if torch.get_num_threads() != torch_threads: torch.set_num_threads(torch_threads)
+    return max(1, granted)
 
 # %% ../nbs/04_clustering.ipynb #f4983503
 def in_parallel(

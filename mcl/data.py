@@ -635,19 +635,21 @@ def cut_and_fill(
         out[i, :, top:bottom, left:right] = fill
     return out
 
-# %% ../nbs/01_data.ipynb #f87f6592
+# %% ../nbs/01_data.ipynb #e11a63a9
 def augment_batch(
     images: torch.Tensor,  # uint8 (b, 3, h, w)
     generator=None,        # torch.Generator that all random numbers come from; None: torch's global one
     padding=None, flip=0.5, erasing=0.5,  # as in `augmentation`
+    part=slice(None),      # the images are these rows of a larger batch ...
+    of=None,               # ... of so many images; None: they are the batch
 ) -> torch.Tensor:         # uint8 (b, 3, h, w), on the images' device (the work is done in main memory)
-    "The recipe of `augmentation` for a batch; every image draws its own crop, mirroring and box."
-    b, _, h, w = images.shape
+    "The recipe of `augmentation` for a batch; every image draws its own crop, mirroring and box, the same whether the batch comes whole or in parts."
+    b, (h, w) = of or len(images), images.shape[2:]
     padding = default_padding(h) if padding is None else padding
     def draw(*shape): return torch.rand(shape, generator=generator, device=generator.device if generator else 'cpu').cpu()
     corners, mirror, erase = (draw(b, 2) * (2 * padding + 1)).long(), draw(b) < flip, draw(b, 1) < erasing
     boxes = torch.cat(random_boxes(b, h, w, draw), dim=1).long() * erase
-    out = cut_and_fill(images.cpu().numpy(), padding, corners.numpy(), mirror.numpy(), boxes.numpy())
+    out = cut_and_fill(images.cpu().numpy(), padding, *(numbers[part].numpy() for numbers in (corners, mirror, boxes)))
     return torch.from_numpy(out).to(images.device)
 
 # %% ../nbs/01_data.ipynb #bd9c3757

@@ -6,10 +6,11 @@
 __all__ = ['RankMetrics', 'wrong_before', 'hit_ranks', 'score_rows', 'as_labels', 'row_blocks', 'check_block', 'score_queries',
            'rank_metrics', 'as_features', 'euclidean_blocks', 'pair_distances', 'distances_to', 'in_order',
            'nearest_and_farthest', 'set_weights', 'encode', 'overlaps', 'check_rerank', 'rerank_blocks', 'rerank',
-           'sample_ids', 'evaluate']
+           'sample_ids', 'evaluate', 'search']
 
-# %% ../nbs/07_evaluation.ipynb #0035e49d
+# %% ../nbs/07_evaluation.ipynb #dc87bd84
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ import torch
 from numba import njit
 
 from .clustering import average_rows, in_parallel, neighbourhoods, stack, transpose
+from .data import ImageStore, Sample, image_files
+from .models import ReIDNet, extract_features
 
 # %% ../nbs/07_evaluation.ipynb #09ab3304
 class RankMetrics(NamedTuple):
@@ -298,3 +301,19 @@ def evaluate(
     query, gallery = sample_ids(query_samples, len(query_features), 'query'), sample_ids(gallery_samples, len(gallery_features), 'gallery')
     blocks = rerank_blocks if use_rerank else euclidean_blocks
     return rank_metrics(blocks(query_features, gallery_features, chunk=chunk), query[0], gallery[0], query[1], gallery[1])
+
+# %% ../nbs/07_evaluation.ipynb #5ebecc0d
+def search(
+    model: ReIDNet,        # network, see `build_model`
+    query: str | Path,     # an image
+    folder: str | Path,    # images, nested as you like; those that cannot be read are left out
+    top: int = 10,         # how many to return, at most
+    size=(64, 32),         # height and width the network looks at, pixels
+) -> list[tuple[Path, float]]:  # (image, similarity -1..1), the most alike first
+    "The images of a folder most like one image. FileNotFoundError for a folder without images, ValueError for a query that cannot be read or no image that can."
+    if top < 1: raise ValueError(f'top is {top}; expected at least 1.')
+    wanted = ImageStore([Sample(Path(query))], size, progress=False)
+    gallery = ImageStore([Sample(path) for path in image_files(folder, nested=True)], size, on_error='skip', progress=False)
+    wanted, known = (extract_features(model, store, progress=False) for store in (wanted, gallery))
+    best, places = (known @ wanted[0]).topk(min(top, len(known)))
+    return [(gallery.samples[i].path, s) for i, s in zip(places.tolist(), best.tolist())]

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'GeM', 'ReIDNet', 'conv_norm', 'ResidualBlock', 'small_backbone', 'resnet50_backbone', 'save_weights',
            'read_state', 'first_difference', 'load_weights', 'shipped_weights', 'build_model', 'evaluating',
-           'extract_features']
+           'extract_features', 'export_model']
 
-# %% ../nbs/02_models.ipynb #9333f436
-from contextlib import contextmanager
+# %% ../nbs/02_models.ipynb #e8a35b6c
+import io
+import json
+from contextlib import contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 from tqdm.auto import tqdm
 
-from .data import ImageStore, normalise, write_whole
+from .data import MEAN, STD, ImageStore, normalise, write_whole
 
 # %% ../nbs/02_models.ipynb #fdb7c793
 class GeM(nn.Module):
@@ -37,7 +39,7 @@ class GeM(nn.Module):
     def forward(self, x):
         return x.clamp(min=self.eps).pow(self.exponent).mean((-2, -1)).pow(1 / self.exponent)
 
-# %% ../nbs/02_models.ipynb #29340831
+# %% ../nbs/02_models.ipynb #1b42dfed
 class ReIDNet(nn.Module):
     "Backbone, GeM and BNNeck: images `(b, 3, h, w)`, normalised floats, to L2-normalised features `(b, dim)`."
 
@@ -48,12 +50,14 @@ class ReIDNet(nn.Module):
         arch: str,            # name kept with saved weights
     ):
         super().__init__()
-        self.arch, self.dim = arch, dim
+        self.arch, self.dim, self.precision = arch, dim, 'float32'
         self.backbone, self.pool, self.neck = backbone, GeM(), nn.BatchNorm1d(dim)
         self.neck.bias.requires_grad_(False)
 
     def forward(self, images):
-        return F.normalize(self.neck(self.pool(self.backbone(images))), dim=1)
+        with torch.autocast(images.device.type, torch.bfloat16) if self.precision == 'bfloat16' else nullcontext():
+            maps = self.backbone(images)
+        return F.normalize(self.neck(self.pool(maps.to(self.neck.weight.dtype))), dim=1)
 
 # %% ../nbs/02_models.ipynb #cc90e27d
 def conv_norm(
@@ -201,3 +205,18 @@ def extract_features(
         blocks = (store.batch(list(range(s, min(s + batch_size, len(store))))).to(device) for s in starts)
         features = [model(normalise(block).contiguous(memory_format=torch.channels_last)).float().cpu() for block in blocks]
     return torch.cat(features)
+
+# %% ../nbs/02_models.ipynb #000282b9
+def export_model(
+    model: ReIDNet,    # the network
+    path: str | Path,  # file to write, .pt2
+    size=(64, 32),     # height and width of its images, pixels
+) -> Path:             # the file written
+    "Write the network as a program of torch.export: images (b, 3, h, w), as `normalise` makes them, to features (b, dim). The file is whole or absent."
+    example, content = torch.zeros(2, 3, *size, device=next(model.parameters()).device), io.BytesIO()
+    with evaluating(model), torch.no_grad():
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim('images', min=1)},))
+    about = dict(arch=model.arch, dim=model.dim, height=size[0], width=size[1], mean=MEAN, std=STD)
+    torch.export.save(program, content, extra_files={'network.json': json.dumps(about)})
+    write_whole(Path(path), lambda file: file.write(content.getbuffer()))
+    return Path(path)

@@ -1,6 +1,7 @@
 """What a user of the installed package gets, and what they must not need."""
 import ast
 import configparser
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,9 @@ def test_no_cell_is_switched_off_and_no_stored_output_is_an_error():
         for cell in nbformat.read(path, as_version=4).cells:
             assert 'eval: false' not in cell.source, path.name
             assert not [o for o in cell.get('outputs', []) if o.output_type == 'error'], path.name
+
+
+def test_clustering_leaves_the_number_of_threads_alone():
+    program = 'import numpy, torch; from mcl.clustering import cluster; cluster(numpy.eye(8, dtype="f"), 4, 2, check=False); print(torch.get_num_threads())'
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert done.stdout.split() == ['1'], done
