@@ -508,7 +508,7 @@ def load_checkpoint(path: Path, config: TrainConfig, device: torch.device | str 
     state.model.load_state_dict(saved['model'])
     state.optimizer.load_state_dict(saved['optimizer'])
     state.scheduler.load_state_dict(saved['scheduler'])
-    labels = None if saved['labels'] is None else saved['labels'].cpu().numpy()
+    labels = None if saved.get('labels') is None else saved['labels'].cpu().numpy()
     return dataclasses.replace(state, watch=Stopwatch(saved['seconds']), history=saved['history'], labels=labels)
 
 # %% ../nbs/08_training.ipynb #3152b8e9

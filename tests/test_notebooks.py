@@ -215,6 +215,11 @@ def test_numbers_meet_the_aim_or_do_not_get_worse(name):
         else: assert min(low, known) <= value <= max(high, known), f'{what} is {value}; it was {known} and may only get better'
 
 
+def test_no_progress_bar_is_stored():
+    stored = [path.name for path in (ROOT / 'nbs').glob('*.ipynb') if 'widget-view' in path.read_text(encoding='utf-8')]
+    assert not stored, 'outputs hold widgets, which are empty without a kernel: pass progress=False'
+
+
 def test_no_exception_outlives_its_reason():
     met = [(name, what) for name, known in KNOWN.items() for what in known if AIMS[what][0] <= numbers(name)[what] <= AIMS[what][1]]
     assert not met, 'the aim is met: delete these entries of KNOWN'
