@@ -216,7 +216,7 @@ def test_numbers_meet_the_aim_or_do_not_get_worse(name):
 
 
 def test_no_progress_bar_is_stored():
-    stored = [path.name for path in (ROOT / 'nbs').glob('*.ipynb') if 'widget-view' in path.read_text(encoding='utf-8')]
+    stored = [path.name for path in NBS.glob('*.ipynb') if 'widget-view' in path.read_text(encoding='utf-8')]
     assert not stored, 'outputs hold widgets, which are empty without a kernel: pass progress=False'
 
 
