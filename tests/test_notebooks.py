@@ -215,6 +215,14 @@ def test_numbers_meet_the_aim_or_do_not_get_worse(name):
         else: assert min(low, known) <= value <= max(high, known), f'{what} is {value}; it was {known} and may only get better'
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_folded_code_is_folded_in_jupyterlab_too(name):
+    cells = json.loads((NBS / f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
+    folded = [c for c in cells if c['cell_type'] == 'code' and any(line.replace(' ', '') == '#|code-fold:true' for line in ''.join(c['source']).splitlines())]
+    shown = [''.join(c['source'])[:80] for c in folded if not c['metadata'].get('jupyter', {}).get('source_hidden')]
+    assert not shown, 'collapse these cells in JupyterLab (View, Collapse Selected Code) and save: the picture comes first'
+
+
 def test_no_progress_bar_is_stored():
     stored = [path.name for path in NBS.glob('*.ipynb') if 'widget-view' in path.read_text(encoding='utf-8')]
     assert not stored, 'outputs hold widgets, which are empty without a kernel: pass progress=False'
