@@ -7,6 +7,10 @@ Each measurement runs in a process of its own. What is in the file already is no
     python tools/scaling.py --images 100000       # and one larger size, 2,048 dimensions
     python tools/scaling.py --images 1000000 --dim 256 --methods approximate
     python tools/scaling.py --indexes             # ways to find neighbours approximately, side by side
+    python tools/scaling.py --images 12936 32621 --methods peer --peer cluster-contrast-reid
+                                                  # Cluster Contrast's own code, from a checkout of it
+    python tools/scaling.py --images 100000 --dim 256 --data pedworld --methods exact approximate
+                                                  # images of pedestrians, rendered and sent through the starting network
 """
 import argparse
 import json
@@ -46,6 +50,21 @@ def write_features(path, n, dim, kind, seed=0, step=4096):
     rows.flush()
 
 
+def write_pedworld_features(path, n, dim, seed=0):
+    "Features of about n rendered training images, 17 a person, by the small network's starting weights; dim must be 256."
+    from dataclasses import replace
+    from mcl.data import ImageStore, load_folder
+    from mcl.models import build_model, extract_features
+    from mcl.pedworld import preset, render
+    world = replace(preset('desk'), n_ids=n // 17, images_per_id=n / (n // 17), n_test_ids=2, n_distractors=0, n_junk=0, seed=seed)
+    with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+        images = ImageStore(load_folder(render(world, Path(folder, 'world'))).train, (64, 32))
+        features = extract_features(build_model('small'), images).numpy()
+    if features.shape != (n, dim):
+        raise ValueError(f'the rendered images gave features of shape {features.shape}, asked for {(n, dim)}; use --dim 256')
+    np.save(path, features)
+
+
 def matrix_rate(x, repeats=5):
     "Multiplications and additions a second of the best of several large float32 products, all cores."
     side = min(4096, len(x) // 2)
@@ -79,26 +98,35 @@ class PeakMemory:
         self.mib = (self.peak - self.before) / 2**20
 
 
-def labels_by(method, x):
-    "Labels by the exact, the approximate or the dense way."
+def peer_distances(x, checkout):
+    "Cluster Contrast's distances on CPU, by the code in a checkout of its repository."
+    import torch
+    sys.path.insert(0, checkout)
+    from clustercontrast.utils.faiss_rerank import compute_jaccard_distance
+    return compute_jaccard_distance(torch.from_numpy(np.ascontiguousarray(x)), PARAMETERS['k1'], PARAMETERS['k2'], print_flag=False, search_option=3)
+
+
+def labels_by(method, x, checkout=None):
+    "Labels by the exact, the approximate, the dense or the peer's way."
+    from sklearn.cluster import DBSCAN
     from mcl.clustering import cluster, dense_jaccard
-    if method == 'dense':
-        from sklearn.cluster import DBSCAN
-        distances = dense_jaccard(x, PARAMETERS['k1'], PARAMETERS['k2'])
-        return DBSCAN(eps=PARAMETERS['eps'], min_samples=PARAMETERS['min_samples'], metric='precomputed').fit_predict(distances)
-    return cluster(x, **PARAMETERS, exact=method == 'exact', check=False)
+    if method in ('exact', 'approximate'):
+        return cluster(x, **PARAMETERS, exact=method == 'exact', check=False)
+    distances = peer_distances(x, checkout) if method == 'peer' else dense_jaccard(x, PARAMETERS['k1'], PARAMETERS['k2'])
+    return DBSCAN(eps=PARAMETERS['eps'], min_samples=PARAMETERS['min_samples'], metric='precomputed', n_jobs=-1).fit_predict(distances)
 
 
 def measure(job):
     "One run: floor before and after, time, memory, labels."
     from mcl.clustering import cores
+    from mcl.training import commit
     x = np.load(job['path'], mmap_mode='c' if job['on_disk'] else None)
     part = np.array(x[:8192])
     rate = matrix_rate(part)
-    labels_by(job['method'], part[:600])
+    labels_by(job['method'], part[:600], job['peer'])
     started, start, busy = datetime.now(timezone.utc).isoformat(timespec='seconds'), time.perf_counter(), time.process_time()
     with PeakMemory() as memory:
-        labels = labels_by(job['method'], x)
+        labels = labels_by(job['method'], x, job['peer'])
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     rate = max(rate, matrix_rate(part))
     np.save(job['labels'], labels)
@@ -106,7 +134,7 @@ def measure(job):
     return dict(study='scaling', method=job['method'], data=job['data'], clustered_images=len(x), dim=x.shape[1], **PARAMETERS,
                 clustering_s=seconds, clustering_peak_mib=memory.mib, kib_per_image=memory.mib * 1024 / len(x),
                 matrix_gflops=rate / 1e9, floor_s=floor, ratio_to_floor=seconds / floor,
-                cores_used=busy / seconds, n_clusters=int(labels.max()) + 1, outlier_rate=float((labels < 0).mean()), threads=cores(), device=platform.processor() or platform.machine(),
+                cores_used=busy / seconds, n_clusters=int(labels.max()) + 1, outlier_rate=float((labels < 0).mean()), threads=cores(), on_disk=job['on_disk'], commit=commit(), device=platform.processor() or platform.machine(),
                 versions={name: version(name) for name in ('numpy', 'scipy', 'numba', 'torch', 'faiss-cpu')}, started=started)
 
 
@@ -183,8 +211,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', type=int, nargs='*', default=[1000, 2000, 4000, 8000, 12936, 32621])
     parser.add_argument('--dim', type=int, default=2048)
-    parser.add_argument('--data', choices=('people', 'curved'), default='people')
-    parser.add_argument('--methods', nargs='*', default=['exact', 'dense'])
+    parser.add_argument('--data', choices=('people', 'curved', 'pedworld'), default='people')
+    parser.add_argument('--methods', nargs='*', choices=('exact', 'dense', 'approximate', 'peer'), default=['exact', 'dense'])
+    parser.add_argument('--peer', help="folder of a checkout of Cluster Contrast, for --methods peer")
     parser.add_argument('--largest-dense', type=int, default=2000)
     parser.add_argument('--on-disk', action='store_true', help='read the features through a memory map')
     parser.add_argument('--indexes', action='store_true')
@@ -196,6 +225,8 @@ def main():
         answer = measure_indexes(job) if job['method'] == 'indexes' else measure(job)
         Path(args.job[1]).write_text(json.dumps(answer))
         return
+    if 'peer' in args.methods and not args.peer:
+        parser.error('--methods peer needs --peer, a checkout of https://github.com/alibaba/cluster-contrast-reid')
     runs = json.loads(RESULTS.read_text())['runs'] if RESULTS.exists() else []
     for n in [20000] if args.indexes else args.images:
         methods = ['indexes'] if args.indexes else [m for m in args.methods if (m != 'dense' or n <= args.largest_dense)]
@@ -204,9 +235,9 @@ def main():
             continue
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             path = Path(folder, 'features.npy')
-            write_features(path, n, args.dim, args.data)
+            write_pedworld_features(path, n, args.dim) if args.data == 'pedworld' else write_features(path, n, args.dim, args.data)
             for method in methods:
-                answer = in_child(dict(path=str(path), method=method, data=args.data, on_disk=args.on_disk, labels=str(Path(folder, f'{method}.npy'))))
+                answer = in_child(dict(path=str(path), method=method, data=args.data, peer=args.peer, on_disk=args.on_disk, labels=str(Path(folder, f'{method}.npy'))))
                 if method != 'indexes':
                     answer['agreement_with_exact'] = agreement(folder, answer)
                     print({key: answer[key] for key in ('method', 'clustered_images', 'dim', 'clustering_s', 'ratio_to_floor', 'kib_per_image', 'cores_used', 'n_clusters', 'agreement_with_exact')}, flush=True)
