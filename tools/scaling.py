@@ -34,7 +34,9 @@ PARAMETERS = dict(k1=30, k2=6, eps=0.6, min_samples=4)
 
 
 def write_features(path, n, dim, kind, seed=0, step=4096):
-    "Unit features: n // 17 random centres plus noise ('people'), or the same after a random curved map from 32 dimensions ('curved')."
+    "Unit features: n // 17 random centres plus noise ('people'), the same after a random curved map from 32 dimensions ('curved'), or 'pedworld'."
+    if kind == 'pedworld':
+        return write_pedworld_features(path, n, dim, seed)
     rng = np.random.default_rng(seed)
     inner = 32 if kind == 'curved' else dim
     centres = rng.standard_normal((n // 17, inner), dtype=np.float32)
@@ -51,7 +53,7 @@ def write_features(path, n, dim, kind, seed=0, step=4096):
 
 
 def write_pedworld_features(path, n, dim, seed=0):
-    "Features of about n rendered training images, 17 a person, by the small network's starting weights; dim must be 256."
+    "Features of n rendered training images, about 17 a person, by the small network's starting weights; dim must be 256."
     from dataclasses import replace
     from mcl.data import ImageStore, load_folder
     from mcl.models import build_model, extract_features
@@ -118,7 +120,7 @@ def labels_by(method, x, checkout=None):
 
 def measure(job):
     "One run: floor before and after, time, memory, labels."
-    from mcl.clustering import cores
+    from mcl.clustering import cores, enough_axes
     from mcl.training import commit
     x = np.load(job['path'], mmap_mode='c' if job['on_disk'] else None)
     part = np.array(x[:8192])
@@ -130,11 +132,12 @@ def measure(job):
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     rate = max(rate, matrix_rate(part))
     np.save(job['labels'], labels)
+    axes = enough_axes(x, PARAMETERS['k1'], 3 * PARAMETERS['k1']) if job['method'] == 'approximate' else None
     floor = 2 * len(x)**2 * x.shape[1] / rate
     return dict(study='scaling', method=job['method'], data=job['data'], clustered_images=len(x), dim=x.shape[1], **PARAMETERS,
                 clustering_s=seconds, clustering_peak_mib=memory.mib, kib_per_image=memory.mib * 1024 / len(x),
                 matrix_gflops=rate / 1e9, floor_s=floor, ratio_to_floor=seconds / floor,
-                cores_used=busy / seconds, n_clusters=int(labels.max()) + 1, outlier_rate=float((labels < 0).mean()), threads=cores(), on_disk=job['on_disk'], commit=commit(), device=platform.processor() or platform.machine(),
+                cores_used=busy / seconds, axes=None if axes is None else axes.shape[1], n_clusters=int(labels.max()) + 1, outlier_rate=float((labels < 0).mean()), threads=cores(), on_disk=job['on_disk'], commit=commit(), device=platform.processor() or platform.machine(),
                 versions={name: version(name) for name in ('numpy', 'scipy', 'numba', 'torch', 'faiss-cpu')}, started=started)
 
 
@@ -213,7 +216,7 @@ def main():
     parser.add_argument('--dim', type=int, default=2048)
     parser.add_argument('--data', choices=('people', 'curved', 'pedworld'), default='people')
     parser.add_argument('--methods', nargs='*', choices=('exact', 'dense', 'approximate', 'peer'), default=['exact', 'dense'])
-    parser.add_argument('--peer', help="folder of a checkout of Cluster Contrast, for --methods peer")
+    parser.add_argument('--peer', type=os.path.abspath, help='folder of a checkout of Cluster Contrast, for --methods peer')
     parser.add_argument('--largest-dense', type=int, default=2000)
     parser.add_argument('--on-disk', action='store_true', help='read the features through a memory map')
     parser.add_argument('--indexes', action='store_true')
@@ -235,7 +238,7 @@ def main():
             continue
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             path = Path(folder, 'features.npy')
-            write_pedworld_features(path, n, args.dim) if args.data == 'pedworld' else write_features(path, n, args.dim, args.data)
+            write_features(path, n, args.dim, args.data)
             for method in methods:
                 answer = in_child(dict(path=str(path), method=method, data=args.data, peer=args.peer, on_disk=args.on_disk, labels=str(Path(folder, f'{method}.npy'))))
                 if method != 'indexes':
