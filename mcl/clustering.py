@@ -7,15 +7,16 @@ __all__ = ['METHODS', 'dense_jaccard', 'as_array', 'row_lengths', 'check_rows', 
            'matrix_library', 'cores', 'in_parallel', 'heaps', 'replace_worst', 'offer_rows', 'offer_columns',
            'tile_starts', 'tile_neighbours', 'similarity', 'best_first', 'refine', 'offer_double', 'settle',
            'exact_neighbours', 'full_precision', 'double_similarities', 'best_first_tensor', 'device_candidates',
-           'device_settle', 'device_neighbours', 'principal_axes', 'recall_of_axes', 'enough_axes',
-           'sketched_neighbours', 'neighbours', 'knn', 'reciprocal_sets', 'grown', 'expand_sets', 'stack',
-           'neighbourhoods', 'member_similarities', 'device_member_similarities', 'similarities_within', 'softmax_rows',
-           'average_rows', 'transpose', 'weight_rows', 'close_pairs', 'within_memory', 'graph_within', 'jaccard_graph',
-           'rows_of', 'grow_clusters', 'dbscan', 'renumbered', 'communities', 'kmeans', 'eps_profile', 'auto_eps',
-           'plot_eps_profile', 'advice', 'closeness_to_clusters', 'silhouette', 'labels_of_graph', 'cluster',
-           'open_features', 'save_array', 'check_output', 'cluster_file']
+           'device_settle', 'device_neighbours', 'principal_axes', 'sample_neighbours', 'recall_of_axes', 'enough_axes',
+           'neighbours_along', 'deal_out', 'enough_lists', 'offer_members', 'lists_read', 'neighbours_in_lists',
+           'cheapest_search', 'sketched_neighbours', 'neighbours', 'knn', 'reciprocal_sets', 'grown', 'expand_sets',
+           'stack', 'neighbourhoods', 'member_similarities', 'device_member_similarities', 'similarities_within',
+           'softmax_rows', 'average_rows', 'transpose', 'weight_rows', 'close_pairs', 'within_memory', 'graph_within',
+           'jaccard_graph', 'rows_of', 'grow_clusters', 'dbscan', 'renumbered', 'communities', 'kmeans', 'eps_profile',
+           'auto_eps', 'plot_eps_profile', 'advice', 'closeness_to_clusters', 'silhouette', 'labels_of_graph',
+           'cluster', 'open_features', 'save_array', 'check_output', 'cluster_file']
 
-# %% ../nbs/04_clustering.ipynb #0a82e033
+# %% ../nbs/04_clustering.ipynb #2392c2d5
 import os
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numba
@@ -149,7 +150,7 @@ def matrix_library():
     "Handle on the threads of the matrix library behind NumPy; found once, since the search takes a while."
     return ThreadpoolController().select(user_api='blas')
 
-# %% ../nbs/04_clustering.ipynb #4a9935f9
+# %% ../nbs/04_clustering.ipynb #4f9f04eb
 def cores() -> int:
     "Threads the caller grants: the smaller of Numba's setting and that of the matrix library. Asking Numba resets PyTorch's number, which is put back."
     torch_threads = torch.get_num_threads()
@@ -436,29 +437,32 @@ def principal_axes(
     turn = np.linalg.eigh(axes.T @ inner @ axes)[1][:, ::-1]
     return np.ascontiguousarray(axes @ turn)
 
-# %% ../nbs/04_clustering.ipynb #9be3b9c7
+# %% ../nbs/04_clustering.ipynb #48fb97e1
+def sample_neighbours(rows, k, sample=64, seed=0):
+    "Some rows, and the true `k` neighbours of each of them: (sample, d) and items (sample, k)."
+    part = np.asarray(rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])])
+    sims = np.concatenate(in_parallel(lambda a, b: part @ rows[a:b].T, len(rows), 8192), 1)
+    return part, np.argpartition(sims, -k, axis=1)[:, -k:]
+
+# %% ../nbs/04_clustering.ipynb #722be1f7
 def recall_of_axes(
     rows: np.ndarray,   # unit rows, shape (n, d)
     axes: np.ndarray,   # directions, shape (d, any)
     sizes: list[int],   # numbers of axes to try
     k: int,             # neighbours wanted
     kept: int,          # candidates kept
-    sample: int = 64,   # images asked
-    seed: int = 0,      # which images
 ) -> list[float]:       # share of true neighbours among the candidates, per number of axes
     "How many of the true neighbours of some images are found with the first few axes only."
-    part = np.asarray(rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])])
-    short, table = part @ axes, np.empty((len(sizes) + 1, len(part), len(rows)), np.float32)
+    part, truth = sample_neighbours(rows, k)
+    short, table = part @ axes, np.empty((len(sizes), len(part), len(rows)), np.float32)
 
     def work(start, stop):
         block = rows[start:stop] @ axes
-        table[-1, :, start:stop] = part @ rows[start:stop].T
         for row, size in zip(table, sizes):
             row[:, start:stop] = short[:, :size] @ block[:, :size].T
 
     in_parallel(work, len(rows), 2048)
-    truth = np.argpartition(table[-1], -k, axis=1)[:, -k:]
-    limits = [np.partition(found, -kept, axis=1)[:, -kept:1 - kept or None] for found in table[:-1]]
+    limits = [np.partition(found, -kept, axis=1)[:, -kept:1 - kept or None] for found in table]
     return [float((np.take_along_axis(found, truth, 1) >= limit).mean()) for found, limit in zip(table, limits)]
 
 # %% ../nbs/04_clustering.ipynb #f36ca96e
@@ -471,19 +475,10 @@ def enough_axes(rows, k, kept, recall=0.985):
             return np.ascontiguousarray(axes[:, :size])
     return None
 
-# %% ../nbs/04_clustering.ipynb #5aff1697
-def sketched_neighbours(
-    rows: np.ndarray,      # unit rows, float32, shape (n, d)
-    k: int,                # neighbours, at most n
-    least: int = 20_000,   # fewer images than this are searched exactly
-    title: str = None,     # progress bar's title
-):                         # similarities float32 and items int32, both (n, k)
-    "Neighbours found along a few principal axes and ranked by the full features; the exact search where that does not pay."
-    kept = min(3 * k, len(rows))
-    axes = enough_axes(rows, k, kept) if len(rows) >= least else None
-    if axes is None:
-        return exact_neighbours(rows, k, title=title)
-    short = np.empty((len(rows), axes.shape[1]), np.float32)
+# %% ../nbs/04_clustering.ipynb #bfbed0e8
+def neighbours_along(rows, k, axes, title=None):
+    "Neighbour lists (n, k) among the three times as many candidates that a few axes (d, size) find."
+    short, kept = np.empty((len(rows), axes.shape[1]), np.float32), min(3 * k, len(rows))
 
     def shorten(start, stop):
         short[start:stop] = rows[start:stop] @ axes
@@ -492,6 +487,102 @@ def sketched_neighbours(
     sims, items = tile_neighbours(short, kept, title)
     in_parallel(lambda a, b: refine(rows, sims, items, k, np.float32(0), a, b), len(rows))
     return sims[:, :k].copy(), items[:, :k].copy()
+
+# %% ../nbs/04_clustering.ipynb #7e51b935
+def deal_out(rows, n_lists, seed=0, per_list=40):
+    "Unit centroids (n_lists, d) by spherical k-means on a sample, and the list (n,) whose centroid is nearest to each row."
+    import faiss
+    rng, threads = np.random.default_rng(seed), faiss.omp_get_max_threads()
+    search = faiss.Kmeans(rows.shape[1], n_lists, niter=6, spherical=True, seed=seed, min_points_per_centroid=1)
+    faiss.omp_set_num_threads(cores())
+    try:
+        search.train(np.ascontiguousarray(rows[np.sort(rng.permutation(len(rows))[:per_list * n_lists])]))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    home = in_parallel(lambda a, b: (rows[a:b] @ search.centroids.T).argmax(1), len(rows), 2048)
+    return search.centroids, np.concatenate(home)
+
+# %% ../nbs/04_clustering.ipynb #6bddfa7f
+def enough_lists(rows, centroids, home, k, recall=0.985):
+    "How many of the nearest lists hold that share of the true neighbours, asked of some images; None if more than a tenth of all lists."
+    part, truth = sample_neighbours(rows, k)
+    ranks = (-(part @ centroids.T)).argsort(1).argsort(1)
+    needed = int(np.quantile(np.take_along_axis(ranks, home[truth], 1), recall)) + 1
+    return needed if needed <= len(centroids) // 10 else None
+
+# %% ../nbs/04_clustering.ipynb #a04c98bc
+@njit(cache=True, nogil=True)
+def offer_members(tile, readers, members, sims, items):
+    "Offer a tile of similarities, readers by members of a list, to the heaps of the readers."
+    for row in range(tile.shape[0]):
+        reader = readers[row]
+        for start in range(0, tile.shape[1], 32):
+            stop, better, worst = min(start + 32, tile.shape[1]), False, sims[reader, 0]
+            for column in range(start, stop):
+                better |= tile[row, column] > worst
+            if better:
+                for column in range(start, stop):
+                    if tile[row, column] > sims[reader, 0]:
+                        replace_worst(sims[reader], items[reader], tile[row, column], members[column])
+
+# %% ../nbs/04_clustering.ipynb #7803e3ad
+def lists_read(part, centroids, probes, step=2048):
+    "The nearest lists of each row, (n, probes), in any order."
+    pieces = [np.argpartition(-(part[a:a + step] @ centroids.T), probes - 1, axis=1)[:, :probes] for a in range(0, len(part), step)]
+    return np.concatenate(pieces)
+
+# %% ../nbs/04_clustering.ipynb #0bb56731
+def neighbours_in_lists(
+    rows: np.ndarray,       # unit rows, float32, shape (n, d)
+    k: int,                 # neighbours, at most n
+    centroids: np.ndarray,  # of the lists, shape (any, d)
+    home: np.ndarray,       # the list of each row, shape (n,)
+    probes: int,            # lists read for each row
+    title: str = None,      # progress bar's title
+):                          # similarities float32 and items int32, both (n, k)
+    "The k most similar rows among the members of the nearest lists."
+    order = home.argsort(kind='stable')
+    starts = np.searchsorted(home[order], np.arange(len(centroids) + 1))
+    sims, items = heaps(len(rows), k)
+
+    def work(start, stop):
+        chosen = order[start:stop]
+        part, best = rows[chosen], heaps(len(chosen), k)
+        read = lists_read(part, centroids, probes).ravel()
+        visits = read.argsort(kind='stable')
+        bounds = np.searchsorted(read[visits], np.arange(len(centroids) + 1))
+        for a in np.unique(read):
+            readers, members = visits[bounds[a]:bounds[a + 1]] // probes, order[starts[a]:starts[a + 1]]
+            offer_members(part[readers] @ rows[members].T, readers, members, *best)
+        sims[chosen], items[chosen] = best
+
+    in_parallel(work, len(rows), max(1024, min(32768, len(rows) // (2 * cores()))), title)
+    lacking = np.flatnonzero(sims[:, 0] == -np.inf)
+    if len(lacking):
+        sims[lacking], items[lacking] = settle(rows, lacking, np.full(len(lacking), -np.inf, np.float32), k)
+    in_parallel(lambda a, b: refine(rows, sims, items, k, np.float32(0), a, b), len(rows))
+    return sims, items
+
+# %% ../nbs/04_clustering.ipynb #bc6e3b48
+def cheapest_search(
+    rows: np.ndarray,           # unit rows, float32, shape (n, d)
+    k: int,                     # neighbours, at most n
+    least: int = 20_000,        # fewer images than these are searched exactly
+    least_lists: int = 50_000,  # fewer than these are not dealt out to lists
+):                              # a function of rows, k and a progress bar's title
+    "The search that keeps the recall at the least cost: along a few principal axes, in a few lists, or the exact one."
+    if len(rows) >= least and (axes := enough_axes(rows, k, min(3 * k, len(rows)))) is not None:
+        return partial(neighbours_along, axes=axes)
+    if len(rows) >= least_lists:
+        centroids, home = deal_out(rows, int(4 * len(rows)**0.5))
+        if (probes := enough_lists(rows, centroids, home, k)) is not None:
+            return partial(neighbours_in_lists, centroids=centroids, home=home, probes=probes)
+    return exact_neighbours
+
+# %% ../nbs/04_clustering.ipynb #bf67d1c8
+def sketched_neighbours(rows, k, title=None, **limits):
+    "Neighbours by the search that is cheapest for these rows; `limits` are those of `cheapest_search`."
+    return cheapest_search(rows, k, **limits)(rows, k, title=title)
 
 # %% ../nbs/04_clustering.ipynb #a0b77cfd
 def neighbours(rows, k, exact=True, title=None):

@@ -1,10 +1,12 @@
 """Do soft labels know people whom no cluster ever held? Quality of the annotation on people never seen in X1.
 
-    python tools/annotator.py       reads figures/results/fractions.json and the runs in runs/desk, writes figures/results/annotator.json
+    python tools/annotator.py       reads the finished runs in runs/desk, writes figures/results/annotator.json
 
-For every world and network (before training, after mcl): cluster X1, build the meta-prototypes, annotate the rest, and ask for every
-pair of images of one window and of people never seen in X1 whether two images of one person look more alike than images of two people: by
-feature, by soft label, and by nearest meta-prototype alone.
+For every world and network (before training, after mcl with both losses, with one, with none): cluster X1, build the meta-prototypes,
+annotate the rest, and ask for every pair of images of one window and of people never seen in X1 whether two images of one person look more
+alike than images of two people: by feature, by soft label, and by nearest meta-prototype alone. Calibration: two labels drawn from the soft
+labels of two images agree with some probability; how often is it one person where that probability is high? Spread: over how many
+meta-prototypes does a soft label spread, and over how many do all of them together?
 """
 import json
 from pathlib import Path
@@ -39,6 +41,18 @@ def quality(similarity, same, off):
     return roc_auc_score(same[off].numpy(), similarity[off].numpy()), float(same[torch.arange(len(same)), best].float().mean())
 
 
+def calibration(agreed, same, edges=np.linspace(0, 1, 11)):
+    "Pairs by the probability that their soft labels agree: mean probability, share of pairs of one person, and number, in each tenth."
+    place = np.digitize(agreed, edges[1:-1])
+    return [dict(agreed=float(agreed[place == t].mean()), same=float(same[place == t].mean()), pairs=int((place == t).sum())) for t in np.unique(place)]
+
+
+def spread(soft):
+    "Meta-prototypes, as an exponential of entropy, that one soft label spreads over, and that all together do."
+    entropy = lambda p: torch.special.entr(p).sum(-1)
+    return dict(spread_of_one=float(entropy(soft).mean().exp()), spread_of_all=float(entropy(soft.mean(0)).exp()))
+
+
 def rows_of(config, network, model, store, camids, pids):
     "One row for each share of the meta-prototypes and each way to compare, means over the windows."
     todo = plan(config, store.samples)
@@ -49,24 +63,35 @@ def rows_of(config, network, model, store, camids, pids):
     unseen, order = ~np.isin(pids, pids[own]), np.random.default_rng(config.seed).permutation(len(whole.centroids))
     for share in SHARES:
         prototypes = MetaPrototypes(whole.centroids[order[:max(2, round(share * len(order)))]], temperature=config.temperature)
-        found = []
+        found, agreed, together, soft = [], [], [], []
         for window in range(config.clustered_subsets, config.n_subsets):
             members = np.flatnonzero((todo.subset_ids == window) & unseen)
             same = torch.as_tensor(pids[members][:, None] == pids[members])
             off = torch.triu(torch.ones_like(same), 1).bool()
-            found.append({way: quality(s, same, off) for way, s in similarities(features[members], prototypes).items()} | {'chance': (0.5, float(same[off].float().mean()))})
+            ways = similarities(features[members], prototypes)
+            agreed.append(ways['soft labels'][off].numpy())
+            together.append(same[off].numpy())
+            soft.append(prototypes.annotate(features[members]))
+            found.append({way: quality(s, same, off) for way, s in ways.items()} | {'chance': (0.5, float(same[off].float().mean()))})
         for way in found[0]:
             auc, first = np.mean([f[way] for f in found], axis=0)
-            yield dict(seed=config.seed, n_subsets=config.n_subsets, network=network, n_prototypes=len(prototypes.centroids), share=share, compared_by=way, auc=float(auc), precision_at_1=float(first))
+            more = dict(calibration=calibration(np.concatenate(agreed), np.concatenate(together)), **spread(torch.cat(soft))) if way == 'soft labels' else {}
+            yield dict(seed=config.seed, n_subsets=config.n_subsets, network=network, n_prototypes=len(prototypes.centroids), share=share, compared_by=way, auc=float(auc), precision_at_1=float(first), **more)
 
 
 def main():
-    rows, done = [], {(r['method'], r['seed'], r['n_subsets']) for r in json.loads((RESULTS / 'fractions.json').read_text())['runs']}
-    runs = [run for run in study_runs('fractions', 'desk') if run.config.method == 'mcl' and run.config.n_subsets == 4 and (run.config.method, run.config.seed, 4) in done]
-    for _, world, config, folder in tqdm(runs, unit='run'):
+    rows, worlds = [], {}
+    mcl = {'mcl': 'mcl (the paper)', 'mcl, L_sc only': 'mcl, L_sc only', 'mcl, L_sw_tri only': 'mcl, L_sw_tri only', 'mcl, no polish loss': 'mcl, no polish loss'}
+    finished = [run for study in ('fractions', 'ablations') for run in study_runs(study, 'desk') if (RUNS / run.folder / 'model.safetensors').exists()]
+    for run in finished:
+        name = 'mcl' if run.variant == 'mcl 1/4' else mcl.get(run.variant)
+        if name:
+            worlds.setdefault(run.world, {})[name] = run
+    for world, runs in tqdm(worlds.items(), unit='world'):
+        config = next(iter(runs.values())).config
         dataset = load_dataset(world, root=RUNS / 'worlds')
         store = ImageStore(dataset.train, (config.height, config.width), progress=False)
-        networks = {'before training': build_model(config.arch, config.weights).eval(), 'mcl': model_of(RUNS / folder, config.arch)}
+        networks = {'before training': build_model(config.arch, config.weights).eval(), **{name: model_of(RUNS / run.folder, config.arch) for name, run in runs.items()}}
         for network, model in networks.items():
             rows += rows_of(config, network, model, store, *read_ids(store.samples))
         write_json(RESULTS / 'annotator.json', dict(study='annotator', **provenance('cpu'), runs=rows))

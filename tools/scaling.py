@@ -79,24 +79,28 @@ def matrix_rate(x, repeats=5):
 
 
 class PeakMemory:
-    "Largest growth of this process's resident memory inside a `with`, in MiB."
+    "Largest growth of this process's own resident memory inside a `with`, in MiB; pages of a mapped file do not count."
 
     def __enter__(self):
-        import psutil
-        self.process, self.stop = psutil.Process(), threading.Event()
-        self.before = self.peak = self.process.memory_info().rss
+        self.stop = threading.Event()
+        self.before = self.peak = self.own()
         self.thread = threading.Thread(target=self.watch)
         self.thread.start()
         return self
 
     def watch(self):
         while not self.stop.wait(0.005):
-            self.peak = max(self.peak, self.process.memory_info().rss)
+            self.peak = max(self.peak, self.own())
+
+    def own(self):
+        import psutil
+        now = psutil.Process().memory_info()
+        return now.rss - getattr(now, 'shared', 0)
 
     def __exit__(self, *_):
         self.stop.set()
         self.thread.join()
-        self.peak = max(self.peak, self.process.memory_info().rss)
+        self.peak = max(self.peak, self.own())
         self.mib = (self.peak - self.before) / 2**20
 
 
@@ -118,9 +122,17 @@ def labels_by(method, x, checkout=None):
     return DBSCAN(eps=PARAMETERS['eps'], min_samples=PARAMETERS['min_samples'], metric='precomputed', n_jobs=-1).fit_predict(distances)
 
 
+def search_chosen(x):
+    "What `exact=False` searches on these features: so many axes, or so many of the lists, or neither."
+    from mcl.clustering import cheapest_search
+    known = getattr(cheapest_search(x, PARAMETERS['k1']), 'keywords', {})
+    axes, centroids = known.get('axes'), known.get('centroids')
+    return dict(axes=None if axes is None else axes.shape[1], lists=None if centroids is None else len(centroids), lists_read=known.get('probes'))
+
+
 def measure(job):
     "One run: floor before and after, time, memory, labels."
-    from mcl.clustering import cores, enough_axes
+    from mcl.clustering import cores
     from mcl.training import commit
     x = np.load(job['path'], mmap_mode='c' if job['on_disk'] else None)
     part = np.array(x[:8192])
@@ -132,22 +144,32 @@ def measure(job):
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     rate = max(rate, matrix_rate(part))
     np.save(job['labels'], labels)
-    axes = enough_axes(x, PARAMETERS['k1'], 3 * PARAMETERS['k1']) if job['method'] == 'approximate' else None
+    chosen = search_chosen(x) if job['method'] == 'approximate' else {}
     floor = 2 * len(x)**2 * x.shape[1] / rate
     return dict(study='scaling', method=job['method'], data=job['data'], clustered_images=len(x), dim=x.shape[1], **PARAMETERS,
                 clustering_s=seconds, clustering_peak_mib=memory.mib, kib_per_image=memory.mib * 1024 / len(x),
                 matrix_gflops=rate / 1e9, floor_s=floor, ratio_to_floor=seconds / floor,
-                cores_used=busy / seconds, axes=None if axes is None else axes.shape[1], n_clusters=int(labels.max()) + 1, outlier_rate=float((labels < 0).mean()), threads=cores(), on_disk=job['on_disk'], commit=commit(), device=platform.processor() or platform.machine(),
+                cores_used=busy / seconds, **chosen, n_clusters=int(labels.max()) + 1, outlier_rate=float((labels < 0).mean()), threads=cores(), on_disk=job['on_disk'], commit=commit(), device=platform.processor() or platform.machine(),
                 versions={name: version(name) for name in ('numpy', 'scipy', 'numba', 'torch', 'faiss-cpu')}, started=started)
 
 
 def measure_indexes(job):
     "Seconds and recall of several ways to find 30 neighbours."
     import faiss
-    from mcl.clustering import enough_axes, exact_neighbours, sketched_neighbours
+    from mcl.clustering import deal_out, enough_axes, enough_lists, exact_neighbours, neighbours_along, neighbours_in_lists
     x, runs = np.load(job['path']), []
     n, dim = x.shape
-    exact_neighbours(x[:600], 30), sketched_neighbours(x[:600], 30, least=0)
+    axes, short = enough_axes(x, 30, 90), x[:600]
+    exact_neighbours(short, 30), neighbours_in_lists(short, 30, *deal_out(short, 10), 3)
+
+    def along():
+        axes = enough_axes(x, 30, 90)
+        return (exact_neighbours(x, 30) if axes is None else neighbours_along(x, 30, axes))[1]
+
+    def in_lists():
+        centroids, home = deal_out(x, int(4 * n**0.5))
+        probes = enough_lists(x, centroids, home, 30)
+        return (exact_neighbours(x, 30) if probes is None else neighbours_in_lists(x, 30, centroids, home, probes))[1]
 
     def hnsw(links, effort):
         index = faiss.IndexHNSWFlat(dim, links, faiss.METRIC_INNER_PRODUCT)
@@ -167,7 +189,7 @@ def measure_indexes(job):
         from pynndescent import NNDescent
         return NNDescent(x, metric='dot', n_neighbors=30, random_state=0, n_jobs=-1).neighbor_graph[0]
 
-    ways = {'exact': lambda: exact_neighbours(x, 30)[1], 'principal axes': lambda: sketched_neighbours(x, 30, least=0)[1],
+    ways = {'exact': lambda: exact_neighbours(x, 30)[1], 'principal axes': along, 'few lists': in_lists,
             'HNSW, effort 64': lambda: hnsw(32, 64), 'HNSW, effort 256': lambda: hnsw(32, 256),
             'IVF, 8 lists read': lambda: inverted(8), 'IVF, 64 lists read': lambda: inverted(64), 'NN-descent': descent}
     truth = None
@@ -179,7 +201,6 @@ def measure_indexes(job):
         recall = np.mean([len(np.intersect1d(a, b)) for a, b in zip(truth[::10], found[::10])]) / 30
         runs.append(dict(study='indexes', method=name, data=job['data'], clustered_images=n, dim=dim, neighbours_s=seconds, recall=float(recall)))
         print(runs[-1], flush=True)
-    axes = enough_axes(x, 30, 90)
     runs[1]['axes'] = None if axes is None else axes.shape[1]
     return runs
 
@@ -212,7 +233,7 @@ def agreement(folder, run):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images', type=int, nargs='*', default=[1000, 2000, 4000, 8000, 12936, 32621])
+    parser.add_argument('--images', type=int, nargs='*', help='numbers of images; default: 1,000 to 32,621, or 20,000 for --indexes')
     parser.add_argument('--dim', type=int, default=2048)
     parser.add_argument('--data', choices=('people', 'curved', 'pedworld'), default='people')
     parser.add_argument('--methods', nargs='*', choices=('exact', 'dense', 'approximate', 'peer'), default=['exact', 'dense'])
@@ -220,7 +241,7 @@ def main():
     parser.add_argument('--largest-dense', type=int, default=2000)
     parser.add_argument('--on-disk', action='store_true', help='read the features through a memory map')
     parser.add_argument('--indexes', action='store_true')
-    parser.add_argument('--folder', help='where the features go for the time being')
+    parser.add_argument('--folder', type=os.path.abspath, help='where the features are kept for the next call; otherwise they go when it ends')
     parser.add_argument('--job', nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
@@ -231,14 +252,16 @@ def main():
     if 'peer' in args.methods and not args.peer:
         parser.error('--methods peer needs --peer, a checkout of https://github.com/alibaba/cluster-contrast-reid')
     runs = json.loads(RESULTS.read_text())['runs'] if RESULTS.exists() else []
-    for n in [20000] if args.indexes else args.images:
+    for n in args.images or ([20000] if args.indexes else [1000, 2000, 4000, 8000, 12936, 32621]):
         methods = ['indexes'] if args.indexes else [m for m in args.methods if (m != 'dense' or n <= args.largest_dense)]
         methods = [m for m in methods if not known(runs, clustered_images=n, dim=args.dim, data=args.data, **({'study': 'indexes'} if m == 'indexes' else {'method': m}))]
         if not methods:
             continue
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            path = Path(folder, 'features.npy')
-            write_features(path, n, args.dim, args.data)
+            path = Path(args.folder or folder, f'{args.data}-{n}x{args.dim}.npy')
+            if not path.exists():
+                write_features(path.with_suffix('.part.npy'), n, args.dim, args.data)
+                os.replace(path.with_suffix('.part.npy'), path)
             for method in methods:
                 answer = in_child(dict(path=str(path), method=method, data=args.data, peer=args.peer, on_disk=args.on_disk, labels=str(Path(folder, f'{method}.npy'))))
                 if method != 'indexes':
