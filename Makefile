@@ -27,7 +27,7 @@ test: $(READY)
 	@echo '== every notebook, top to bottom'
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing --do_print
 	@echo '== pytest'
-	$(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs/index.ipynb

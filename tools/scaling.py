@@ -159,7 +159,7 @@ def measure_indexes(job):
     from mcl.clustering import deal_out, enough_axes, enough_lists, exact_neighbours, neighbours_along, neighbours_in_lists
     x, runs = np.load(job['path']), []
     n, dim = x.shape
-    axes, short = enough_axes(x, 30, 90), x[:600]
+    short = x[:600]
     exact_neighbours(short, 30), neighbours_in_lists(short, 30, *deal_out(short, 10), 3)
 
     def along():
@@ -194,14 +194,17 @@ def measure_indexes(job):
             'IVF, 8 lists read': lambda: inverted(8), 'IVF, 64 lists read': lambda: inverted(64), 'NN-descent': descent}
     truth = None
     for name, way in ways.items():
+        if name in job['known'] and name != 'exact':
+            continue
         start = time.perf_counter()
         found = way()
         seconds = time.perf_counter() - start
         truth = found if truth is None else truth
         recall = np.mean([len(np.intersect1d(a, b)) for a, b in zip(truth[::10], found[::10])]) / 30
+        if name in job['known']:
+            continue
         runs.append(dict(study='indexes', method=name, data=job['data'], clustered_images=n, dim=dim, neighbours_s=seconds, recall=float(recall)))
         print(runs[-1], flush=True)
-    runs[1]['axes'] = None if axes is None else axes.shape[1]
     return runs
 
 
@@ -254,7 +257,9 @@ def main():
     runs = json.loads(RESULTS.read_text())['runs'] if RESULTS.exists() else []
     for n in args.images or ([20000] if args.indexes else [1000, 2000, 4000, 8000, 12936, 32621]):
         methods = ['indexes'] if args.indexes else [m for m in args.methods if (m != 'dense' or n <= args.largest_dense)]
-        methods = [m for m in methods if not known(runs, clustered_images=n, dim=args.dim, data=args.data, **({'study': 'indexes'} if m == 'indexes' else {'method': m}))]
+        same = dict(clustered_images=n, dim=args.dim, data=args.data)
+        methods = [m for m in methods if not known(runs, study='scaling', method=m, **same)]
+        compared = [run['method'] for run in runs if run['study'] == 'indexes' and all(run[key] == value for key, value in same.items())]
         if not methods:
             continue
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -263,7 +268,7 @@ def main():
                 write_features(path.with_suffix('.part.npy'), n, args.dim, args.data)
                 os.replace(path.with_suffix('.part.npy'), path)
             for method in methods:
-                answer = in_child(dict(path=str(path), method=method, data=args.data, peer=args.peer, on_disk=args.on_disk, labels=str(Path(folder, f'{method}.npy'))))
+                answer = in_child(dict(path=str(path), method=method, data=args.data, peer=args.peer, known=compared, on_disk=args.on_disk, labels=str(Path(folder, f'{method}.npy'))))
                 if method != 'indexes':
                     answer['agreement_with_exact'] = agreement(folder, answer)
                     print({key: answer[key] for key in ('method', 'clustered_images', 'dim', 'clustering_s', 'ratio_to_floor', 'kib_per_image', 'cores_used', 'n_clusters', 'agreement_with_exact')}, flush=True)
