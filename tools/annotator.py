@@ -4,8 +4,8 @@
 
 For every world and network (before training, after mcl with both losses, with one, with none): cluster X1, build the meta-prototypes,
 annotate the rest, and ask for every pair of images of one window and of people never seen in X1 whether two images of one person look more
-alike than images of two people: by feature, by soft label, and by nearest meta-prototype alone. Calibration: two labels drawn from the soft
-labels of two images agree with some probability; how often is it one person where that probability is high? Spread: over how many
+alike than images of two people: by feature, by soft label, and by nearest meta-prototype alone. Calibration: how often does a pair show
+one person where its soft labels agree by so much? Spread: over how many
 meta-prototypes does a soft label spread, and over how many do all of them together?
 """
 import json
@@ -42,7 +42,7 @@ def quality(similarity, same, off):
 
 
 def calibration(agreed, same, edges=np.linspace(0, 1, 11)):
-    "Pairs by the probability that their soft labels agree: mean probability, share of pairs of one person, and number, in each tenth."
+    "Pairs by the agreement of their soft labels: mean agreement, share of pairs of one person, and number, in each tenth."
     place = np.digitize(agreed, edges[1:-1])
     return [dict(agreed=float(agreed[place == t].mean()), same=float(same[place == t].mean()), pairs=int((place == t).sum())) for t in np.unique(place)]
 
