@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'CAMERA_SHARES', 'CAMERAS_PER_PERSON', 'SEQUENCES', 'FRAMES', 'SHOT', 'PERSON', 'CUES', 'PALETTES',
-           'PATTERNS', 'HAIR', 'CAPSULE', 'SLAB', 'ELLIPSE', 'CAMERA', 'FOLDERS', 'VERSION', 'World', 'preset',
-           'schedule', 'file_name', 'calibration', 'render_image', 'render']
+           'PATTERNS', 'HAIR', 'CAPSULE', 'SLAB', 'ELLIPSE', 'CAMERA', 'MARKET', 'FOLDERS', 'PERSONX_CAMERAS',
+           'VERSION', 'World', 'preset', 'schedule', 'file_name', 'calibration', 'render_image', 'layout_paths',
+           'render']
 
 # %% ../nbs/00_pedworld.ipynb #91bb33cd
 import functools, io, json, math, os, zlib
@@ -293,15 +294,23 @@ def _headings(world: World) -> np.ndarray:
     rng, n = _rng(world, 'headings'), world.n_cams
     return (rng.permutation(n) + rng.uniform(-.3, .3, n)) * np.pi / n
 
-# %% ../nbs/00_pedworld.ipynb #dd40934d
+# %% ../nbs/00_pedworld.ipynb #a5fdc8cf
+def _running_number(
+    *keys: np.ndarray,  # each of shape (n,)
+) -> np.ndarray:        # int (n,)
+    "0, 1, 2, ... among the rows with equal keys, in their order."
+    order = np.lexsort(keys)
+    same = np.cumsum(np.r_[True, (np.diff(np.stack(keys)[:, order], axis=1) != 0).any(0)])
+    number = np.empty(len(order), int)
+    number[order] = _since_first(np.ones(len(order), int), same)
+    return number
+
+# %% ../nbs/00_pedworld.ipynb #177431a2
 def _finish(world: World, shot: np.ndarray) -> np.ndarray:
     "Sort the rows, number the images that share a name, turn walking directions into view angles, and give every image a seed of its own."
     rank = np.select([shot['split'] == 'train', shot['split'] == 'query'], [0, 1], 2)
     shot = shot[np.lexsort((shot['frame'], shot['sequence'], shot['camid'], shot['pid'], rank))]
-    name = np.stack([shot[f] for f in ('pid', 'camid', 'sequence', 'frame')])
-    order = np.lexsort(name)
-    same = np.cumsum(np.r_[True, (np.diff(name[:, order], axis=1) != 0).any(0)])
-    shot['index'][order] = _since_first(np.ones(len(shot), int), same)
+    shot['index'] = _running_number(*(shot[f] for f in ('pid', 'camid', 'sequence', 'frame')))
     rng, heading = _rng(world, 'shots'), _headings(world)
     shot['view'] = heading[shot['camid'] - 1] + np.where(shot['view'] < 0, np.pi, 0) + rng.normal(0, 0.3, len(shot))
     shot['seed'] = rng.integers(0, 2 ** 32, len(shot), dtype=np.uint32)
@@ -868,16 +877,72 @@ def render_image(
           float(row['place']), float(row['time']), int(row['seed']), bool(row['pid'] == -1))
     return out
 
-# %% ../nbs/00_pedworld.ipynb #918afe3f
-FOLDERS = {'train': 'bounding_box_train', 'query': 'query', 'gallery': 'bounding_box_test'}
+# %% ../nbs/00_pedworld.ipynb #e8568545
+MARKET = dict(train='bounding_box_train', query='query', gallery='bounding_box_test')
+FOLDERS = {'market1501': MARKET, 'msmt17_v1': dict(train='train', query='test', gallery='test'),
+           'msmt17_v2': dict(train='mask_train_v2', query='mask_test_v2', gallery='mask_test_v2'), 'msmt17_market': MARKET,
+           'personx': MARKET, 'veri776': dict(train='image_train', query='image_query', gallery='image_test')}
+PERSONX_CAMERAS = (3, 4, 8, 10, 11, 12)
+
+# %% ../nbs/00_pedworld.ipynb #d8aceb84
+def _spell_of(row: np.void) -> str:
+    "MSMT17's date, part of the day and frame of a row, such as '0303morning_0008'."
+    tick = int(round(row['time'] * FRAMES))
+    spell = min(11, 12 * tick // FRAMES)
+    return f"{('0113', '0114', '0302', '0303')[spell // 3]}{('morning', 'noon', 'afternoon')[spell % 3]}_{(12 * tick - spell * FRAMES) // 48:04d}"
+
+# %% ../nbs/00_pedworld.ipynb #bae7b98d
+def _check_layout(world: World, layout: str):
+    "ValueError for an unknown layout, or for cameras that it cannot name."
+    if layout not in FOLDERS: raise ValueError(f'Unknown layout {layout!r}; known: {", ".join(FOLDERS)}.')
+    if layout == 'personx' and world.n_cams > 6: raise ValueError(f'World.n_cams is {world.n_cams}, but PersonX names 6 cameras. Choose another layout.')
+
+# %% ../nbs/00_pedworld.ipynb #f2a576e6
+def _name_in(layout: str, row: np.void, number: int) -> str:
+    "Published name of an image, without its folder."
+    pid, camera = f"{row['pid']:04d}", int(row['camid'])
+    if layout == 'market1501': return file_name(row)
+    if layout == 'msmt17_market': return f'{pid}_c{camera}_{number:04d}.jpg'
+    if layout == 'personx': return f'{pid}_c{PERSONX_CAMERAS[camera - 1]}s1_{number + 1}.jpg'
+    if layout == 'veri776': return f"{pid}_c{camera:03d}_{round(row['time'] * FRAMES):08d}_{row['index']}.jpg"
+    return f'{pid}/{pid}_{number:03d}_{camera:02d}_{_spell_of(row)}_0.jpg'
+
+# %% ../nbs/00_pedworld.ipynb #705a8ca3
+def layout_paths(
+    world: World,                # the world
+    layout: str = 'market1501',  # a key of `FOLDERS`
+) -> list[tuple[np.void, str]]:  # row of `schedule`, path below the world's folder
+    "Where each image goes. Junk has a place in Market-1501 only. ValueError for an unknown layout, or cameras that it cannot name."
+    _check_layout(world, layout)
+    rows = schedule(world)
+    if layout != 'market1501': rows = rows[rows['pid'] >= 0]
+    keys = [rows['split'] != 'train', rows['pid']] + ([rows['camid']] if layout == 'personx' else [])
+    numbers = _running_number(*(key.astype(int) for key in keys)).tolist()
+    return [(row, f"{FOLDERS[layout][str(row['split'])]}/{_name_in(layout, row, number)}") for row, number in zip(rows, numbers)]
+
+# %% ../nbs/00_pedworld.ipynb #98900770
+def _lists(layout: str, paths: list) -> dict:
+    "File name -> text of MSMT17's lists; none for the other layouts. `paths` as from `layout_paths`."
+    if layout not in ('msmt17_v1', 'msmt17_v2'): return {}
+    lists = dict(train=[], val=[], query=[], gallery=[])
+    for i, (row, path) in enumerate(paths):
+        part = 'val' if row['split'] == 'train' and i % 14 == 13 else str(row['split'])
+        lists[part].append(f"{path.split('/', 1)[1]} {row['pid']}\n")
+    return {f'list_{part}.txt': ''.join(lines) for part, lines in lists.items()}
+
+# %% ../nbs/00_pedworld.ipynb #a8d7f518
 VERSION = 4   # of the drawing: another version draws other images from the same world
 
-# %% ../nbs/00_pedworld.ipynb #2732696b
+# %% ../nbs/00_pedworld.ipynb #b4494ed4
 def _write(path: Path | str, data: bytes):
     "Write `data` to `path` in one step: nobody ever sees half a file."
     temporary = f'{path}.part'
-    with open(temporary, 'wb') as file: file.write(data)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, 'wb') as file: file.write(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(error.errno, f'{error.strerror}. Make room or choose another folder; the same call goes on where it stopped', str(path)) from None
 
 # %% ../nbs/00_pedworld.ipynb #f9048d72
 def _note(root: Path) -> dict:
@@ -887,52 +952,55 @@ def _note(root: Path) -> dict:
     try: return dict(json.loads(path.read_text()))
     except ValueError: raise FileExistsError(f'{path} is not a note of PedWorld. Choose another folder, or delete this one first.') from None
 
-# %% ../nbs/00_pedworld.ipynb #2adebcf1
-def _claim(world: World, root: Path) -> bool:
+# %% ../nbs/00_pedworld.ipynb #9d1a872d
+def _claim(world: World, root: Path, layout: str = 'market1501') -> bool:
     "Make `root` this world's folder; True if it is complete already. FileExistsError if it holds anything else."
     note = {'pedworld': VERSION, 'world': json.loads(json.dumps(asdict(world)))}
+    if layout != 'market1501': note['layout'] = layout
     if root.exists() and not root.is_dir(): raise FileExistsError(f'{root} is a file. Choose a new or an empty folder.')
     found = _note(root)
-    if found and {key: found.get(key) for key in note} != note:
-        raise FileExistsError(f'{root} holds another PedWorld, or one drawn by another version. Choose another folder, or delete this one first.')
-    if found: return found.get('complete', False) and found.get('images') == sum(1 for _ in root.glob('*/*.jpg'))
+    if found and ({key: found.get(key) for key in note} != note or found.get('layout', 'market1501') != layout):
+        raise FileExistsError(f'{root} holds another PedWorld, or one in another layout or drawn by another version. Choose another folder, or delete this one first.')
+    if found: return found.get('complete', False) and found.get('images') == sum(1 for _ in root.rglob('*.jpg'))
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f'{root} is not empty and was not written by PedWorld. Choose a new or an empty folder.')
     root.mkdir(parents=True, exist_ok=True)
     _write(root / 'pedworld.json', json.dumps(note | {'complete': False}, indent=1).encode())
     return False
 
-# %% ../nbs/00_pedworld.ipynb #218a13d5
-def _save(world: World, root: Path, row: np.void):
-    "Draw the image of `row` and write it as JPEG, unless it is there."
-    path = os.path.join(root, FOLDERS[str(row['split'])], file_name(row))
+# %% ../nbs/00_pedworld.ipynb #bb9e8b0b
+def _save(world: World, row: np.void, path: str):
+    "Draw the image of `row` and write it as JPEG to `path`, unless it is there."
     if os.path.exists(path): return
     buffer, quality = io.BytesIO(), int(_cameras(world)['quality'][row['camid'] - 1]) + int(row['seed'] % 11) - 5
     Image.fromarray(render_image(world, row)).save(buffer, 'JPEG', quality=quality)
     _write(path, buffer.getvalue())
 
-# %% ../nbs/00_pedworld.ipynb #5631f26e
-def _finish_folder(root: Path, n: int):
-    "Remove leftovers of interrupted calls, then note that all `n` images are there."
-    for leftover in root.glob('*/*.part'): leftover.unlink(missing_ok=True)
+# %% ../nbs/00_pedworld.ipynb #66fbedd4
+def _finish_folder(root: Path, n: int, lists: dict):
+    "Remove leftovers of interrupted calls, write the lists (file name -> text), then note that all `n` images are there."
+    for leftover in root.rglob('*.part'): leftover.unlink(missing_ok=True)
+    for name, text in lists.items(): _write(root / name, text.encode())
     _write(root / 'pedworld.json', json.dumps(_note(root) | {'complete': True, 'images': n}, indent=1).encode())
 
-# %% ../nbs/00_pedworld.ipynb #2996ef4d
+# %% ../nbs/00_pedworld.ipynb #84766cd8
 def render(
     world: World,                # the world to write
     root: str | Path,            # an empty or new folder, or one that an earlier call of the same world began
     workers: int | None = None,  # threads; None: one per core. The images do not depend on it
     progress: bool = True,       # show a progress bar
+    layout: str = 'market1501',  # folders and names, a key of `FOLDERS`
 ) -> Path:                       # `root`
-    "Write a world as JPEG files in Market-1501's layout. A complete folder is left as it is, an interrupted one is completed; FileExistsError for any other."
+    "Write a world as JPEG files. A complete folder is left as it is, an interrupted one is completed; FileExistsError for any other, ValueError for a layout that is unknown or names too few cameras."
+    _check_layout(world, layout)
     root = Path(root)
-    if _claim(world, root): return root
-    for folder in FOLDERS.values(): (root / folder).mkdir(exist_ok=True)
-    rows, pool = schedule(world), ThreadPoolExecutor(workers or os.cpu_count())
-    render_image(world, rows[0])
+    if _claim(world, root, layout): return root
+    paths, pool = layout_paths(world, layout), ThreadPoolExecutor(workers or os.cpu_count())
+    for folder in {*FOLDERS[layout].values(), *(os.path.dirname(path) for _, path in paths)}: (root / folder).mkdir(parents=True, exist_ok=True)
+    render_image(world, paths[0][0])
+    work = pool.map(lambda one: _save(world, one[0], os.path.join(root, one[1])), paths)
     try:
-        for _ in tqdm(pool.map(lambda row: _save(world, root, row), rows), total=len(rows), desc=f'render {root.name}', unit=' images',
-                      disable=not progress): pass
+        for _ in tqdm(work, total=len(paths), desc=f'render {root.name}', unit=' images', disable=not progress): pass
     finally: pool.shutdown(cancel_futures=True)
-    _finish_folder(root, len(rows))
+    _finish_folder(root, len(paths), _lists(layout, paths))
     return root
