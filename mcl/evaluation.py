@@ -6,7 +6,7 @@
 __all__ = ['RankMetrics', 'wrong_before', 'hit_ranks', 'score_rows', 'as_labels', 'row_blocks', 'check_block', 'score_queries',
            'rank_metrics', 'as_features', 'euclidean_blocks', 'pair_distances', 'distances_to', 'in_order',
            'nearest_and_farthest', 'set_weights', 'encode', 'overlaps', 'check_rerank', 'rerank_blocks', 'rerank',
-           'sample_ids', 'evaluate', 'search']
+           'sample_ids', 'check_matches', 'evaluate', 'search']
 
 # %% ../nbs/07_evaluation.ipynb #dc87bd84
 from collections.abc import Iterator
@@ -290,7 +290,18 @@ def sample_ids(samples, n_features: int, what: str):
         raise ValueError(f'The {what} images carry no person id, so there is no mAP to compute. Use a data set with labels for evaluation.')
     return np.array([s.pid for s in samples], np.int64), np.array([s.camid for s in samples], np.int64)
 
-# %% ../nbs/07_evaluation.ipynb #1386bace
+# %% ../nbs/07_evaluation.ipynb #e33c5c60
+def check_matches(query_samples, gallery_samples) -> None:
+    "ValueError, with what to do, unless the person of some query is in the gallery under another camera."
+    (pids, camids), (known, seen) = (sample_ids(s, len(s), what) for s, what in ((query_samples, 'query'), (gallery_samples, 'gallery')))
+    cameras = {}
+    for pid, camid in zip(known.tolist(), seen.tolist()): cameras.setdefault(pid, set()).add(camid)
+    if any(cameras.get(pid, set()) - {camid} for pid, camid in zip(pids.tolist(), camids.tolist())): return
+    why = 'all images come from one camera' if len({*camids, *seen}) == 1 else 'check person and camera ids'
+    raise ValueError(f'No query has a match in the gallery under another camera ({why}), so there is nothing to score. '
+                     'Training needs no query: give the folder of the training images alone.')
+
+# %% ../nbs/07_evaluation.ipynb #ca2d8fd4
 def evaluate(
     query_features, gallery_features,  # (q, d) and (g, d), NumPy or torch
     query_samples, gallery_samples,    # sequences of mcl.data.Sample, in the same order
@@ -299,6 +310,7 @@ def evaluate(
 ) -> RankMetrics:
     "Score features by the standard protocol without ever holding a (q, g) array."
     query, gallery = sample_ids(query_samples, len(query_features), 'query'), sample_ids(gallery_samples, len(gallery_features), 'gallery')
+    check_matches(query_samples, gallery_samples)
     blocks = rerank_blocks if use_rerank else euclidean_blocks
     return rank_metrics(blocks(query_features, gallery_features, chunk=chunk), query[0], gallery[0], query[1], gallery[1])
 

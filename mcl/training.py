@@ -15,7 +15,7 @@ __all__ = ['METHODS', 'ADDITIONS', 'PAPER', 'READINGS', 'Schedule', 'Polish', 'P
            'accuracy', 'clustering_cost', 'commit', 'provenance', 'make_record', 'readings', 'check_tracker',
            'accelerate_state', 'curves', 'Run', 'read_ids', 'open_run', 'train', 'write_json', 'save_run']
 
-# %% ../nbs/08_training.ipynb #490e5e98
+# %% ../nbs/08_training.ipynb #c4894b7a
 import atexit
 import dataclasses
 import itertools
@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import psutil
@@ -46,7 +47,7 @@ from tqdm.auto import tqdm
 import mcl
 from .clustering import cluster, dbscan, jaccard_graph
 from .data import ImageStore, ReIDDataset, augment_batch, normalise, write_whole
-from .evaluation import RankMetrics, evaluate
+from .evaluation import RankMetrics, check_matches, evaluate
 from .losses import cluster_contrast_loss, siamese_consistency_loss, soft_weighted_triplet_loss
 from .models import ReIDNet, build_model, extract_features, save_weights
 from .prototypes import MetaPrototypes, refine
@@ -496,10 +497,12 @@ def save_checkpoint(state: RunState, config: TrainConfig, path: Path) -> None:
                    labels=None if state.labels is None else torch.as_tensor(state.labels), config=to_json(config))
     write_whole(path, lambda file: torch.save(content, file))
 
-# %% ../nbs/08_training.ipynb #3d21585a
+# %% ../nbs/08_training.ipynb #eb5e3221
 def load_checkpoint(path: Path, config: TrainConfig, device: torch.device | str = 'cpu') -> RunState:
-    "The state a checkpoint holds. Raises ValueError when it belongs to another configuration, naming the settings that differ."
-    saved = torch.load(path, map_location=device, weights_only=True)
+    "The state a checkpoint holds. Raises ValueError when it is damaged, or belongs to another configuration, naming the settings that differ."
+    try: saved = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f'{path} is not a whole checkpoint ({(str(error) or type(error).__name__).splitlines()[0]}): was it copied in part? Copy it again, or delete it to start anew') from error
     theirs, ours = dataclasses.asdict(from_json(saved['config'])), dataclasses.asdict(config)
     differing = [f'{k} ({theirs.get(k)} there, {v} here)' for k, v in ours.items() if theirs.get(k) != v]
     if differing:
@@ -619,9 +622,9 @@ def polish_batches(config: TrainConfig, store, labels, sampler: CrossSetSampler,
         tensor = lambda x: torch.as_tensor(x[chosen], device=device)
         yield PolishBatch(*own, views, tensor(sampler.labels), tensor(label_space(config, todo)))
 
-# %% ../nbs/08_training.ipynb #14e26738
+# %% ../nbs/08_training.ipynb #ec22c1ee
 def optimise(state: RunState, losses, steps: int, bar) -> float:
-    "Take `steps` optimiser steps on an iterator of losses; returns their mean. Raises FloatingPointError when it is not finite."
+    "Take `steps` optimiser steps on an iterator of losses; returns their mean. Raises FloatingPointError when it, or a weight, is not finite."
     total = 0.0
     with state.watch('train'):
         for loss in itertools.islice(losses, steps):
@@ -631,8 +634,10 @@ def optimise(state: RunState, losses, steps: int, bar) -> float:
             total = total + loss.detach()
             bar.update()
     mean = float(total) / max(1, steps)
-    if not np.isfinite(mean):
-        raise FloatingPointError(f'the loss became {mean} in epoch {len(state.history)}: lower the learning rate or raise the temperature; the last checkpoint is whole')
+    sound = all(bool(torch.isfinite(value).all()) for value in state.model.state_dict().values())
+    if not (np.isfinite(mean) and sound):
+        found = 'weights became infinite or NaN' if np.isfinite(mean) else f'loss became {mean}'
+        raise FloatingPointError(f'the {found} in epoch {len(state.history)}: lower the learning rate or raise the temperature; the last checkpoint is whole')
     return mean
 
 # %% ../nbs/08_training.ipynb #37906867
@@ -847,7 +852,7 @@ def open_run(config: TrainConfig, run_dir: Path | None, resume: bool, device) ->
         raise FileExistsError(f'{run_dir} holds a run already: pass resume=True to go on with it, or choose another folder')
     return load_checkpoint(checkpoint, config, device) if checkpoint.exists() else new_state(config, device)
 
-# %% ../nbs/08_training.ipynb #5794b7e5
+# %% ../nbs/08_training.ipynb #1b929d68
 def train(
     config: TrainConfig,
     dataset: ReIDDataset,
@@ -867,6 +872,7 @@ def train(
     (camids, pids), todo = read_ids(stores.train.samples), plan(config, stores.train.samples)
     if pids is None and config.method == 'supervised':
         raise ValueError(f'{dataset.name} has images without a person id: supervised training needs them all')
+    if stores.query: check_matches(stores.query.samples, stores.gallery.samples)
     cluster(torch.eye(8), 4, 2, check=False)
     total = config.epochs * config.steps_per_epoch
     with curves(log_to, run_dir, state) as log, tqdm(total=total, initial=len(state.history) * config.steps_per_epoch, desc=config.method, unit='step', disable=not progress) as bar:
