@@ -8,10 +8,10 @@ __all__ = ['app', 'DESK', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'FAMILY', '
            'run_name', 'StudyRun', 'study_runs', 'study_run', 'is_record_of', 'run_study', 'model_of', 'write_table',
            'draw_features', 'recipe_of', 'pedworld', 'train_command', 'say', 'one_line', 'with_settings', 'shape_of',
            'evaluate', 'features', 'check_output', 'samples_of', 'write_features', 'export_command', 'cluster',
-           'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes', 'annotate', 'write_npz',
-           'pretrain', 'reproduce', 'health', 'pictures_of', 'as_page', 'report', 'main']
+           'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes', 'annotate_together',
+           'annotate', 'write_npz', 'pretrain', 'reproduce', 'health', 'pictures_of', 'as_page', 'report', 'main']
 
-# %% ../nbs/11_cli.ipynb #5fcfc659
+# %% ../nbs/11_cli.ipynb #97676808
 import hashlib
 import json
 import sys
@@ -26,6 +26,7 @@ from typing import Annotated, NamedTuple, Optional
 import numpy as np
 import torch
 import typer
+from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from . import clustering, costs, plots
@@ -34,7 +35,7 @@ from .evaluation import evaluate as evaluate_features
 from .models import build_model, export_model, extract_features, load_weights, save_weights, shipped_weights
 from .pedworld import preset as world_preset
 from .pedworld import render
-from .prototypes import FeatureFiles, MetaPrototypes, annotate_rows, annotate_shards, load_prototypes, prototypes_of
+from .prototypes import FeatureFiles, MetaPrototypes, annotate_rows, begin_shards, finish_shards, load_prototypes, prototypes_of, task_settings, write_shards
 from .training import (METHODS, Subset, TrainConfig, cluster_sets, from_json, join_processes, on_main, open_stores, plan, processes, read_times,
                           shared_features, to_json, train, write_json)
 
@@ -233,7 +234,7 @@ def pedworld(
     world = world if seed is None else replace(world, seed=seed)
     typer.echo(f'wrote {render(world, root or Path("worlds") / f"{preset}-seed{world.seed}")}')
 
-# %% ../nbs/11_cli.ipynb #d6b40d37
+# %% ../nbs/11_cli.ipynb #657fe041
 @app.command('train', epilog='Example: mcl train --dataset pedworld-desk --method mcl --run-dir runs/mine --set epochs=5 --set eps=0.5')
 def train_command(
     dataset: Annotated[Optional[str], typer.Option(help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir, else pedworld-tiny')] = None,
@@ -245,7 +246,7 @@ def train_command(
     run_dir: Annotated[Path, typer.Option(help='folder for checkpoint, weights and record')] = Path('runs/latest'),
     resume: Annotated[bool, typer.Option(help='go on from the last checkpoint')] = False,
     device: Annotated[str, typer.Option(help='cpu, cuda, cuda:1 ...')] = 'cpu',
-    setting: Annotated[Optional[list[str]], typer.Option('--set', help='NAME=VALUE, any field of TrainConfig; repeat for more')] = None,
+    setting: Annotated[Optional[list[str]], typer.Option('--set', help='NAME=VALUE, any field of mcl.training.TrainConfig, such as epochs=5; repeat for more')] = None,
     log_to: Annotated[Optional[str], typer.Option(help='tensorboard: curves in the run folder')] = None,
 ):
     "Train one method on one data set; the run folder receives the checkpoint, the weights and the record."
@@ -316,7 +317,7 @@ def evaluate(
     ranks = '  '.join(f'rank-{r} {100 * metrics.cmc[r - 1]:.2f}' for r in (1, 5, 10) if r <= len(metrics.cmc))
     typer.echo(f'mAP {100 * metrics.mAP:.2f}  {ranks}  mINP {100 * metrics.mINP:.2f}  ({metrics.n_valid} queries)')
 
-# %% ../nbs/11_cli.ipynb #0970a43c
+# %% ../nbs/11_cli.ipynb #bfce57a6
 @app.command(epilog='Example: mcl features runs/mine my/crops features.npy')
 def features(
     weights: Annotated[Path, typer.Argument(help='run folder or weights file')],
@@ -328,7 +329,7 @@ def features(
     on_error: Annotated[str, typer.Option(help='an unreadable image: raise or skip')] = 'raise',
     device: Annotated[str, typer.Option(help='cpu, cuda, cuda:1 ...')] = 'cpu',
 ):
-    "Features of images, one row for each, and the list of their names."
+    "Look at images with a trained network: write their features, one row for each, and the list of their names."
     check_output(output, '.npy')
     arch, height, width = shape_of(weights, arch, height, width)
     model, device = model_of(weights, arch), join_processes(device)
@@ -375,7 +376,7 @@ def export_command(
     export_model(model_of(weights, arch), output, (height, width))
     typer.echo(f'wrote {output}: normalised images (b, 3, {height}, {width}) to features')
 
-# %% ../nbs/11_cli.ipynb #4d49568f
+# %% ../nbs/11_cli.ipynb #e4f0d3a5
 @app.command(epilog='Example: mcl cluster features.npy labels.npy --eps 0.5')
 def cluster(
     features: Annotated[Path, typer.Argument(help='.npy file, float (n, d)')],
@@ -384,7 +385,7 @@ def cluster(
     k2: Annotated[int, typer.Option(help='neighbours of the query expansion')] = 6,
     eps: Annotated[float, typer.Option(help='largest Jaccard distance of neighbours')] = 0.6,
     min_samples: Annotated[int, typer.Option(help='images around a core image')] = 4,
-    exact: Annotated[bool, typer.Option(help='exact neighbours')] = True,
+    exact: Annotated[bool, typer.Option(help='exact nearest neighbours, or approximate ones, which are faster on many images')] = True,
 ):
     "Pseudo labels of any feature file, by k-reciprocal Jaccard distance and DBSCAN, in memory linear in the number of images."
     found = clustering.cluster_file(features, labels, k1=k1, k2=k2, eps=eps, min_samples=min_samples, exact=exact)
@@ -446,8 +447,8 @@ def fingerprint(model) -> str:
     for value in model.state_dict().values(): digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
-# %% ../nbs/11_cli.ipynb #b61abc92
-def open_source(path: Path, weights: Optional[Path], arch: str, size: tuple, on_error: str, device: str):
+# %% ../nbs/11_cli.ipynb #761d2eb1
+def open_source(path: Path, weights: Optional[Path], arch: str, size: tuple, on_error: str, device: torch.device):
     "Images where there are weights, else features. Raises FileNotFoundError where there are none."
     if weights: return ImageFolder(path, model_of(weights, arch).to(device), size, on_error)
     if path.is_dir() and not any(path.glob('*.npy')) and next(walk_images(path), None):
@@ -462,30 +463,43 @@ def open_prototypes(path: Path, known, temperature: float) -> MetaPrototypes:
     try: return prototypes_of(known, np.load(path, allow_pickle=False), temperature=temperature)
     except (ValueError, EOFError, TypeError) as error: raise ValueError(f'{path}: {error}') from None
 
-# %% ../nbs/11_cli.ipynb #3b1b97e1
+# %% ../nbs/11_cli.ipynb #be84a11e
+def annotate_together(
+    prototypes: MetaPrototypes, source, folder: Path, top_k: int, shard_rows: int, block: int  # as for `annotate_shards`
+) -> dict:  # the manifest
+    "What `annotate_shards` does, each process its share of the shards. ValueError where they write to different disks."
+    (rank, size), settings = processes(), task_settings(prototypes, source, top_k, shard_rows)
+    manifest = on_main(begin_shards, folder, settings, prototypes)
+    if not (folder / 'manifest.json').is_file(): raise ValueError(f'process {rank} of {size} sees no manifest.json in {folder}: all must write to one folder')
+    manifest = write_shards(folder, settings, manifest, prototypes, source, rank, size, block, progress=rank == 0)
+    if size == 1: return manifest
+    PartialState().wait_for_everyone()
+    return on_main(finish_shards, folder, settings)
+
+# %% ../nbs/11_cli.ipynb #2cb2ffb0
 @app.command(epilog='Example: mcl annotate features.npy labels.npy soft --top-k 5')
 def annotate(
     source: Annotated[Path, typer.Argument(help='.npy file of features, float (n, d); a folder of such files; or, with --weights, a folder of images')],
     prototypes: Annotated[Path, typer.Argument(help='.npy file, int (m,), m <= n: pseudo labels of the first m rows, -1 for none; or .safetensors file of centroids (K, d)')],
     output: Annotated[Path, typer.Argument(help='folder of shards, where the same command goes on after a kill; or one .npz file, for what fits into memory')],
     top_k: Annotated[int, typer.Option(help='entries of a soft label that are kept')] = 5,
-    temperature: Annotated[float, typer.Option(help='of the softmax over prototypes')] = 0.05,
-    features: Annotated[Optional[Path], typer.Option(help='features that the labels belong to; default SOURCE')] = None,
-    shard_rows: Annotated[int, typer.Option(help='rows of a shard')] = 65536,
-    weights: Annotated[Optional[Path], typer.Option(help='run folder or weights file: look at images')] = None,
+    temperature: Annotated[float, typer.Option(help='temperature of the softmax over prototypes; smaller is sharper')] = 0.05,
+    features: Annotated[Optional[Path], typer.Option(help='.npy file or folder of features that the labels of PROTOTYPES belong to; default: SOURCE')] = None,
+    shard_rows: Annotated[int, typer.Option(help='rows of a shard, a file that is written whole; a kill costs the shards under way')] = 65536,
+    weights: Annotated[Optional[Path], typer.Option(help='run folder or weights file: SOURCE is a folder of images, looked at with this network')] = None,
     arch: Arch = None, height: Height = None, width: Width = None,
     on_error: Annotated[str, typer.Option(help='an unreadable image: raise or skip')] = 'raise',
     device: Annotated[str, typer.Option(help='cpu, cuda, cuda:1 ...')] = 'cpu',
 ):
-    "Softly annotate any number of images with the meta-prototypes of a clustered part."
-    arch, height, width = shape_of(weights or source, arch, height, width)
+    "Soft labels of any number of images, from the meta-prototypes (centroids) of a part that was clustered. Shared by the processes of torchrun or accelerate launch."
+    (arch, height, width), device = shape_of(weights or source, arch, height, width), join_processes(device)
     rows = open_source(source, weights, arch, (height, width), on_error, device)
     annotator = open_prototypes(prototypes, FeatureFiles(features) if features else rows, temperature).to(device)
     top_k, block = min(top_k, len(annotator.centroids)), 1024 if weights else 4096
-    if output.suffix == '.npz': written = write_npz(output, *annotate_rows(annotator, rows, 0, len(rows), top_k, block))
-    else: written = sum(shard['rows'] for shard in annotate_shards(annotator, rows, output, top_k, shard_rows, block)['shards'])
+    if output.suffix == '.npz': written = on_main(lambda: write_npz(output, *annotate_rows(annotator, rows, 0, len(rows), top_k, block)))
+    else: written = sum(shard['rows'] for shard in annotate_together(annotator, rows, output, top_k, shard_rows, block)['shards'])
     skipped = f', {len(rows) - written} images could not be read' if written < len(rows) else ''
-    typer.echo(f'wrote {output}: {written} soft labels over {len(annotator.centroids)} meta-prototypes{skipped}')
+    say(f'wrote {output}: {written} soft labels over {len(annotator.centroids)} meta-prototypes{skipped}')
 
 # %% ../nbs/11_cli.ipynb #7f3549d4
 def write_npz(path: Path, arrays: dict, names: list) -> int:  # number of rows
@@ -495,12 +509,12 @@ def write_npz(path: Path, arrays: dict, names: list) -> int:  # number of rows
     write_whole(path, lambda file: np.savez(file, **arrays, **named))
     return len(arrays['prototypes'])
 
-# %% ../nbs/11_cli.ipynb #bf69cc5f
+# %% ../nbs/11_cli.ipynb #198353de
 @app.command(epilog='Example: mcl pretrain --epochs 7 --output small_source.safetensors')
 def pretrain(
     epochs: Annotated[int, typer.Option(help='passes of --steps batches')] = 7,
     steps: Annotated[int, typer.Option(help='optimiser steps in an epoch')] = 100,
-    output: Annotated[Path, typer.Option(help='weights file to write')] = shipped_weights(),
+    output: Annotated[Path, typer.Option(help='weights file to write', show_default='the weights inside the package')] = shipped_weights(),
     work: Annotated[Path, typer.Option(help='folder the source world is rendered into')] = Path('worlds'),
 ):
     "Make the small network's starting weights: supervised training on the source world, from random weights."
@@ -511,16 +525,16 @@ def pretrain(
     write_json(output.with_suffix('.json'), run.record)
     typer.echo(f'wrote {output}')
 
-# %% ../nbs/11_cli.ipynb #4e3fff7c
+# %% ../nbs/11_cli.ipynb #fa74a4ce
 @app.command(epilog='Example: mcl reproduce --preset tiny')
 def reproduce(
     preset: Annotated[str, typer.Option(help='tiny: a smoke test people can watch; desk: the study')] = 'desk',
     study: Annotated[str, typer.Option(help=', '.join(STUDIES))] = 'reproduce',
     out: Annotated[Optional[Path], typer.Option(help='folder for figures and results; default figures (desk) or runs/tiny/figures')] = None,
     work: Annotated[Path, typer.Option(help='folder for worlds and unfinished runs')] = Path('runs'),
-    missing: Annotated[bool, typer.Option(help='make the runs that are missing, or gather what is finished')] = True,
+    missing: Annotated[bool, typer.Option(help='make the runs that are missing, or only gather what is finished')] = True,
 ):
-    "The whole story: render the worlds, train every method, write results, figures and the table."
+    "The whole story: render the worlds, train every method, write results, figures and the table. Called again, it goes on."
     runs = study_runs(study, preset)
     out, name = out or (work / preset / 'figures' if preset == 'tiny' else Path('figures')), study if preset in ('tiny', 'desk') else f'{study}_{preset}'
     (out / 'results').mkdir(parents=True, exist_ok=True)
@@ -572,7 +586,7 @@ def as_page(title: str, tables: dict, pictures: dict) -> str:
     shown = [(name, image(name, figure)) for name, figure in pictures.items()] + [(name, table(rows)) for name, rows in tables.items()]
     return PAGE.format(title=escape(title), body=''.join(f'<h2>{escape(name)}</h2>{content}' for name, content in shown))
 
-# %% ../nbs/11_cli.ipynb #ec8881c4
+# %% ../nbs/11_cli.ipynb #b81ed57f
 @app.command(epilog='Example: mcl report runs/mine --dataset pedworld-tiny')
 def report(
     run_dir: Annotated[Path, typer.Argument(help='folder of a finished run')],
@@ -582,7 +596,7 @@ def report(
     pattern: Annotated[Optional[str], typer.Option(help='plain folder: regular expression, as for train')] = None,
     output: Annotated[Optional[Path], typer.Option(help='page to write; default RUN_DIR/report.html')] = None,
 ):
-    "One page about a finished run, pictures inside: training, health of the clusters, a contact sheet, costs, settings."
+    "Write one HTML page about a finished run, pictures inside: training, health of the clusters, a contact sheet, costs, settings."
     if not (run_dir / 'record.json').is_file(): raise FileNotFoundError(f'{run_dir} holds no record.json: give the folder of a run that mcl train has finished')
     if not (dataset or data_dir): raise ValueError('give --dataset, or --data-dir for a folder of images: the report shows images of the clusters')
     record = json.loads((run_dir / 'record.json').read_text())

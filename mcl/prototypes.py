@@ -6,8 +6,9 @@
 __all__ = ['check_labels', 'cluster_sizes', 'cluster_means', 'unit_rows', 'rounds_of', 'momentum_update', 'hardest_places',
            'inner_products', 'in_chunks', 'soft_labels', 'top_soft_labels', 'MetaPrototypes', 'refine_subset', 'refine',
            'open_rows', 'feature_files', 'FeatureFiles', 'prototypes_of', 'save_prototypes', 'load_prototypes',
-           'annotate_rows', 'differences', 'open_manifest', 'write_manifest', 'keep_prototypes', 'write_shard',
-           'is_whole', 'task_settings', 'annotate_shards', 'read_shards']
+           'annotate_rows', 'differences', 'open_manifest', 'check_settings', 'write_manifest', 'keep_prototypes',
+           'write_shard', 'rows_on_disk', 'planned_shards', 'list_shards', 'task_settings', 'begin_shards',
+           'write_shards', 'finish_shards', 'annotate_shards', 'read_shards']
 
 # %% ../nbs/05_prototypes.ipynb #8b08c221
 import hashlib
@@ -310,7 +311,7 @@ def differences(begun: dict, now: dict, prefix: str = '') -> list[str]:
         elif begun[key] != now[key]: found.append(f'{prefix}{key} was {begun[key]}, is {now[key]}')
     return sorted(found)
 
-# %% ../nbs/05_prototypes.ipynb #8f670098
+# %% ../nbs/05_prototypes.ipynb #adf0da73
 def open_manifest(
     folder: Path,    # where the shards go
     settings: dict,  # what everything depends on; may be stored as JSON
@@ -324,9 +325,14 @@ def open_manifest(
         expect(not foreign, f'{folder} holds other files, such as {sorted(foreign)[:1]}, and no manifest.json. Choose an empty folder, or a new name.')
         write_manifest(folder, {**settings, 'finished': False, 'shards': []})
     begun = json.loads(path.read_text(encoding='utf-8'))
-    differ = differences(begun, settings)
-    expect(not differ, f'{folder} was begun with other settings: {"; ".join(differ)}. Repeat the old ones to go on, or choose another folder.')
+    check_settings(folder, begun, settings)
     return begun
+
+# %% ../nbs/05_prototypes.ipynb #609fd247
+def check_settings(folder: Path, manifest: dict, settings: dict) -> None:
+    "ValueError names the settings in which the manifest of a folder differs from others."
+    differ = differences(manifest, settings)
+    expect(not differ, f'{folder} was begun with other settings: {"; ".join(differ)}. Repeat the old ones to go on, or choose another folder.')
 
 # %% ../nbs/05_prototypes.ipynb #199e00e6
 def write_manifest(folder: Path, manifest: dict) -> None:
@@ -343,19 +349,35 @@ def keep_prototypes(folder: Path, prototypes: MetaPrototypes) -> MetaPrototypes:
     expect(same, f'{folder} was begun with other prototypes, see {path}. Choose another folder.')
     return stored
 
-# %% ../nbs/05_prototypes.ipynb #7acd9dc0
+# %% ../nbs/05_prototypes.ipynb #1d9272ef
 def write_shard(folder: Path, shard: str, arrays: dict, names: list) -> None:
-    "Files <shard>.<array>.npy, and <shard>.paths.txt, one name a line."
+    "Files <shard>.paths.txt, one name a line, if there are names, and then <shard>.<array>.npy."
+    if names: write_whole(folder / f'{shard}.paths.txt', lambda file: file.write(''.join(f'{n}\n' for n in names).encode(errors='surrogateescape')))
     for name, array in arrays.items():
         write_whole(folder / f'{shard}.{name}.npy', lambda file: np.save(file, array))
-    if names: write_whole(folder / f'{shard}.paths.txt', lambda file: file.write(''.join(f'{n}\n' for n in names).encode(errors='surrogateescape')))
 
-# %% ../nbs/05_prototypes.ipynb #67b4bfaf
-def is_whole(folder: Path, entry: dict, top_k: int) -> bool:
-    "Are the arrays of a shard, an entry of the manifest, on disk with the right shape?"
-    try: shapes = {np.load(folder / f'{entry["shard"]}.{name}.npy', mmap_mode='r').shape for name in ('probabilities', 'prototypes')}
-    except (OSError, ValueError, EOFError): return False
-    return shapes == {(entry['rows'], top_k)}
+# %% ../nbs/05_prototypes.ipynb #a6d3e65a
+def rows_on_disk(folder: Path, shard: str, most: int, top_k: int) -> int | None:
+    "Rows of a shard, at most `most`; None where it is not there, or not whole."
+    try: shapes = {np.load(folder / f'{shard}.{name}.npy', mmap_mode='r').shape for name in ('probabilities', 'prototypes')}
+    except (OSError, ValueError, EOFError): return None
+    rows = min(shapes)[0]
+    return rows if shapes == {(rows, top_k)} and rows <= most else None
+
+# %% ../nbs/05_prototypes.ipynb #1fd1f016
+def planned_shards(settings: dict) -> list[dict]:  # shard, a name; start, stop: its rows
+    "All shards of a folder, in order."
+    rows, step = settings['source']['rows'], settings['shard_rows']
+    return [dict(shard=f'part-{number:05d}', start=start, stop=min(start + step, rows)) for number, start in enumerate(range(0, rows, step))]
+
+# %% ../nbs/05_prototypes.ipynb #fbda296c
+def list_shards(folder: Path, settings: dict, known=()) -> dict:
+    "The manifest of what is on disk; entries in `known`, of an earlier list, are taken as they are."
+    entries = {entry['shard']: entry for entry in known}
+    for shard in planned_shards(settings):
+        rows = None if shard['shard'] in entries else rows_on_disk(folder, shard['shard'], shard['stop'] - shard['start'], settings['top_k'])
+        if rows is not None: entries[shard['shard']] = dict(**shard, rows=rows)
+    return {**settings, 'finished': len(entries) == len(planned_shards(settings)), 'shards': sorted(entries.values(), key=lambda entry: entry['start'])}
 
 # %% ../nbs/05_prototypes.ipynb #e8e43e9d
 def task_settings(prototypes: MetaPrototypes, source, top_k: int, shard_rows: int) -> dict:
@@ -366,7 +388,44 @@ def task_settings(prototypes: MetaPrototypes, source, top_k: int, shard_rows: in
     expect(shard_rows >= 1, f'shard_rows is {shard_rows}; expected at least 1.')
     return dict(source=source.describe(), prototypes=K, top_k=top_k, temperature=prototypes.temperature, shard_rows=shard_rows)
 
-# %% ../nbs/05_prototypes.ipynb #5bc1bfb5
+# %% ../nbs/05_prototypes.ipynb #94167b0d
+def begin_shards(folder: Path, settings: dict, prototypes: MetaPrototypes) -> dict:  # the manifest
+    "Begin a folder of shards, or open one to go on; ValueError where it belongs to something else."
+    begun = open_manifest(folder, settings)
+    keep_prototypes(folder, prototypes)
+    for leftover in folder.glob('*.part'): leftover.unlink()
+    manifest = list_shards(folder, settings)
+    if manifest != begun: write_manifest(folder, manifest)
+    return manifest
+
+# %% ../nbs/05_prototypes.ipynb #40e1401c
+def write_shards(
+    folder: Path,
+    settings: dict,            # see `task_settings`
+    manifest: dict,            # the list of the shards that are not missing, from `begin_shards`; one for all processes
+    prototypes: MetaPrototypes,
+    source,                    # see `FeatureFiles`
+    rank: int = 0, size: int = 1,  # number of this process, from 0, and how many there are
+    block: int = 4096,         # rows in memory at a time
+    progress: bool = True,     # show a bar
+) -> dict:                     # the manifest, as this process knows it
+    "Annotate and write the share of one process of the missing shards. ValueError where it sees another source than the folder was begun with."
+    check_settings(folder, manifest, settings)
+    prototypes, there = keep_prototypes(folder, prototypes), {entry['shard'] for entry in manifest['shards']}
+    missing = [shard for shard in planned_shards(settings) if shard['shard'] not in there]
+    for shard in tqdm(missing[rank::size], desc='annotate', unit='shard', leave=False, disable=not progress):
+        write_shard(folder, shard['shard'], *annotate_rows(prototypes, source, shard['start'], shard['stop'], settings['top_k'], block))
+        if rank == 0: manifest = finish_shards(folder, settings, manifest['shards'])
+    return manifest
+
+# %% ../nbs/05_prototypes.ipynb #70537420
+def finish_shards(folder: Path, settings: dict, known=()) -> dict:
+    "Write the manifest of what is on disk, and return it; `known` as for `list_shards`."
+    manifest = list_shards(folder, settings, known)
+    write_manifest(folder, manifest)
+    return manifest
+
+# %% ../nbs/05_prototypes.ipynb #c42ad85b
 def annotate_shards(
     prototypes: MetaPrototypes,
     source,                   # features: a .npy file, a folder of them, or an object like `FeatureFiles`
@@ -380,20 +439,8 @@ def annotate_shards(
     source, folder = source if hasattr(source, 'read') else FeatureFiles(source), Path(folder)
     settings = task_settings(prototypes, source, top_k, shard_rows)
     expect(block >= 1, f'block is {block}; expected at least 1.')
-    manifest = open_manifest(folder, settings)
-    prototypes = keep_prototypes(folder, prototypes)
-    for leftover in folder.glob('*.part'): leftover.unlink()
-    done = {entry['start']: entry for entry in manifest['shards'] if is_whole(folder, entry, top_k)}
-    starts = range(0, len(source), shard_rows)
-    for number, start in enumerate(tqdm(starts, desc='annotate', unit='shard', leave=False, disable=not progress)):
-        if start in done: continue
-        stop, shard = min(start + shard_rows, len(source)), f'part-{number:05d}'
-        arrays, names = annotate_rows(prototypes, source, start, stop, top_k, block)
-        write_shard(folder, shard, arrays, names)
-        done[start] = dict(shard=shard, start=start, stop=stop, rows=len(arrays['prototypes']))
-        manifest = {**settings, 'finished': len(done) == len(starts), 'shards': [done[key] for key in sorted(done)]}
-        write_manifest(folder, manifest)
-    return manifest
+    manifest = begin_shards(folder, settings, prototypes)
+    return write_shards(folder, settings, manifest, prototypes, source, block=block, progress=progress)
 
 # %% ../nbs/05_prototypes.ipynb #0e386e88
 def read_shards(folder) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

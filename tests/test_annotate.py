@@ -1,9 +1,10 @@
-"""Annotation of files larger than memory: killed at random moments, watched for memory, given wrong files."""
+"""Annotation of files larger than memory: killed at random moments, shared by processes, watched for memory, given wrong files."""
 import json
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,9 +59,9 @@ def contents(folder):
 
 
 def stamps(folder):
-    "When each finished shard was written, and as which file."
-    entries = json.loads((folder / 'manifest.json').read_text())['shards'] if (folder / 'manifest.json').exists() else []
-    return {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for e in entries for p in folder.glob(f'{e["shard"]}.*.npy')}
+    "When each finished shard was written, and as which file; its prototypes come last."
+    shards = [p.name.split('.')[0] for p in folder.glob('part-*.prototypes.npy')]
+    return {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for shard in shards for p in (folder / f'{shard}.probabilities.npy', folder / f'{shard}.prototypes.npy')}
 
 
 def annotate_in_child(source, folder):
@@ -69,9 +70,15 @@ def annotate_in_child(source, folder):
     annotate_shards(prototypes, source, folder, top_k=3, shard_rows=70, block=32, progress=False)
 
 
-def test_killed_at_random_moments_nothing_is_lost_or_done_twice(here):
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['mcl.cli', 'pytest'])
+@pytest.fixture(scope='module')
+def context():
+    "Starts processes in which everything is imported already."
+    found = multiprocessing.get_context('forkserver')
+    found.set_forkserver_preload(['mcl.cli', 'pytest'])
+    return found
+
+
+def test_killed_at_random_moments_nothing_is_lost_or_done_twice(here, context):
     folder, rng, kills, done = here / 'killed', random.Random(0), 0, {}
     for _ in range(200):
         child = context.Process(target=annotate_in_child, args=(here / 'f.npy', folder))
@@ -94,6 +101,76 @@ def test_killed_at_random_moments_nothing_is_lost_or_done_twice(here):
     annotate_in_child(here / 'f.npy', here / 'one-go')
     assert contents(folder) == contents(here / 'one-go')
     assert [start for start, *_ in read_shards(folder)] == list(range(0, ROWS, 70)) and sum(len(p) for _, p, _ in read_shards(folder)) == ROWS
+
+
+def command_in_child(rank, size, port, words):
+    "The command as one of `size` processes that a launcher started."
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    with open(f'said-{rank}', 'w') as sys.stdout, open(f'complained-{rank}', 'w') as sys.stderr:
+        main(words)
+
+
+def launch(context, size, *words):
+    with socket.socket() as one:
+        one.bind(('127.0.0.1', 0))
+        port = one.getsockname()[1]
+    children = [context.Process(target=command_in_child, args=(rank, size, port, ['annotate', *map(str, words)])) for rank in range(size)]
+    for child in children: child.start()
+    return children
+
+
+def exit_codes(children):
+    "Wait as a launcher does: when one process fails, the others are ended."
+    deadline = time.monotonic() + 60
+    while any(child.exitcode is None for child in children) and not any(child.exitcode for child in children) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for child in children:
+        child.kill() if any(child.exitcode for child in children) or time.monotonic() > deadline else None
+        child.join()
+    return [child.exitcode for child in children]
+
+
+TASK = ('f.npy', 'l.npy', 'soft', '--shard-rows', 70, '--top-k', 3)
+
+
+def test_processes_share_the_shards_and_the_files_are_those_of_one(here, context):
+    assert exit_codes(launch(context, 1, *TASK)) == [0]
+    alone = contents(here / 'soft')
+    for size in (2, 3):
+        os.rename(here / 'soft', here / f'of-{size - 1}')
+        assert exit_codes(launch(context, size, *TASK)) == [0] * size
+        assert contents(here / 'soft') == alone
+        assert [(here / f'said-{rank}').read_text().count(f'wrote soft: {ROWS} soft labels over {PEOPLE}') for rank in range(size)] == [1] + [0] * (size - 1)
+
+
+def test_killed_together_and_resumed_by_others_nothing_is_lost_or_done_twice(here, context):
+    rng, kills, done = random.Random(0), 0, {}
+    for size in (2, 3, 1, 2):
+        children, victim = launch(context, size, *TASK), rng.randrange(size)
+        enough, deadline = len(done) + 20, time.monotonic() + 60
+        while all(child.is_alive() for child in children) and time.monotonic() < deadline and len(stamps(here / 'soft')) < enough:
+            time.sleep(0.002)
+        children[victim].kill()
+        time.sleep(rng.random() * 0.02)
+        for child in children: child.kill(), child.join()
+        before, done, kills = done, stamps(here / 'soft'), kills + any(child.exitcode for child in children)
+        assert before.items() <= done.items(), 'a finished shard was written again'
+    assert kills >= 2 and len(done) > 20
+    assert exit_codes(launch(context, 2, *TASK)) == [0, 0]
+    assert done.items() <= stamps(here / 'soft').items()
+    assert exit_codes(launch(context, 1, *TASK[:2], 'one-go', *TASK[3:])) == [0]
+    assert contents(here / 'soft') == contents(here / 'one-go')
+
+
+def test_what_one_process_cannot_read_ends_all_with_one_line(here, context):
+    broken = np.load('f.npy')
+    broken[2050, 3] = np.nan
+    np.save('broken.npy', broken)
+    codes = exit_codes(launch(context, 2, 'broken.npy', *TASK[1:]))
+    assert codes[1] == 2 and 'row 2050' in (here / 'complained-1').read_text()
+    assert not list((here / 'soft').glob('part-00029*')) and not json.loads((here / 'soft' / 'manifest.json').read_text())['finished']
+    assert 2 in exit_codes(launch(context, 2, 'nowhere.npy', *TASK[1:]))
 
 
 def test_the_command_goes_on_after_a_kill(here, capsys):
