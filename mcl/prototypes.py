@@ -7,8 +7,8 @@ __all__ = ['check_labels', 'cluster_sizes', 'cluster_means', 'unit_rows', 'round
            'inner_products', 'in_chunks', 'soft_labels', 'top_soft_labels', 'MetaPrototypes', 'refine_subset', 'refine',
            'open_rows', 'feature_files', 'FeatureFiles', 'prototypes_of', 'save_prototypes', 'load_prototypes',
            'annotate_rows', 'differences', 'open_manifest', 'check_settings', 'write_manifest', 'keep_prototypes',
-           'write_shard', 'rows_on_disk', 'planned_shards', 'list_shards', 'task_settings', 'begin_shards',
-           'write_shards', 'finish_shards', 'annotate_shards', 'read_shards']
+           'write_shard', 'rows_on_disk', 'planned_shards', 'manifest_of', 'list_shards', 'task_settings',
+           'begin_shards', 'write_shards', 'finish_shards', 'annotate_shards', 'read_shards']
 
 # %% ../nbs/05_prototypes.ipynb #8b08c221
 import hashlib
@@ -370,14 +370,16 @@ def planned_shards(settings: dict) -> list[dict]:  # shard, a name; start, stop:
     rows, step = settings['source']['rows'], settings['shard_rows']
     return [dict(shard=f'part-{number:05d}', start=start, stop=min(start + step, rows)) for number, start in enumerate(range(0, rows, step))]
 
-# %% ../nbs/05_prototypes.ipynb #fbda296c
-def list_shards(folder: Path, settings: dict, known=()) -> dict:
-    "The manifest of what is on disk; entries in `known`, of an earlier list, are taken as they are."
-    entries = {entry['shard']: entry for entry in known}
-    for shard in planned_shards(settings):
-        rows = None if shard['shard'] in entries else rows_on_disk(folder, shard['shard'], shard['stop'] - shard['start'], settings['top_k'])
-        if rows is not None: entries[shard['shard']] = dict(**shard, rows=rows)
-    return {**settings, 'finished': len(entries) == len(planned_shards(settings)), 'shards': sorted(entries.values(), key=lambda entry: entry['start'])}
+# %% ../nbs/05_prototypes.ipynb #006c5d53
+def manifest_of(settings: dict, entries: list[dict]) -> dict:
+    "The manifest of some shards; it is finished if these are all."
+    return {**settings, 'finished': len(entries) == len(planned_shards(settings)), 'shards': sorted(entries, key=lambda entry: entry['start'])}
+
+# %% ../nbs/05_prototypes.ipynb #20b4498d
+def list_shards(folder: Path, settings: dict) -> dict:
+    "The manifest of what is on disk."
+    found = [dict(**shard, rows=rows_on_disk(folder, shard['shard'], shard['stop'] - shard['start'], settings['top_k'])) for shard in planned_shards(settings)]
+    return manifest_of(settings, [entry for entry in found if entry['rows'] is not None])
 
 # %% ../nbs/05_prototypes.ipynb #e8e43e9d
 def task_settings(prototypes: MetaPrototypes, source, top_k: int, shard_rows: int) -> dict:
@@ -398,7 +400,7 @@ def begin_shards(folder: Path, settings: dict, prototypes: MetaPrototypes) -> di
     if manifest != begun: write_manifest(folder, manifest)
     return manifest
 
-# %% ../nbs/05_prototypes.ipynb #40e1401c
+# %% ../nbs/05_prototypes.ipynb #162f0e3f
 def write_shards(
     folder: Path,
     settings: dict,            # see `task_settings`
@@ -414,14 +416,16 @@ def write_shards(
     prototypes, there = keep_prototypes(folder, prototypes), {entry['shard'] for entry in manifest['shards']}
     missing = [shard for shard in planned_shards(settings) if shard['shard'] not in there]
     for shard in tqdm(missing[rank::size], desc='annotate', unit='shard', leave=False, disable=not progress):
-        write_shard(folder, shard['shard'], *annotate_rows(prototypes, source, shard['start'], shard['stop'], settings['top_k'], block))
-        if rank == 0: manifest = finish_shards(folder, settings, manifest['shards'])
+        arrays, names = annotate_rows(prototypes, source, shard['start'], shard['stop'], settings['top_k'], block)
+        write_shard(folder, shard['shard'], arrays, names)
+        manifest = manifest_of(settings, [*manifest['shards'], dict(**shard, rows=len(arrays['prototypes']))])
+        if rank == 0: write_manifest(folder, manifest)
     return manifest
 
-# %% ../nbs/05_prototypes.ipynb #70537420
-def finish_shards(folder: Path, settings: dict, known=()) -> dict:
-    "Write the manifest of what is on disk, and return it; `known` as for `list_shards`."
-    manifest = list_shards(folder, settings, known)
+# %% ../nbs/05_prototypes.ipynb #d36a59e2
+def finish_shards(folder: Path, settings: dict) -> dict:
+    "Write the manifest of what is on disk, and return it."
+    manifest = list_shards(folder, settings)
     write_manifest(folder, manifest)
     return manifest
 

@@ -4,15 +4,18 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from mcl.cli import app
 from mcl.data import load_dataset
-from mcl.models import build_model, extract_features
-from mcl.prototypes import MetaPrototypes
+from mcl.models import build_model, extract_features, shipped_weights
+from mcl.prototypes import MetaPrototypes, save_prototypes
 from mcl.training import (TrainConfig, join_processes, network_of, on_main, open_stores, phase_one_batches, phase_one_step,
                           processes, read_ids, shared_features, train)
 
@@ -143,4 +146,39 @@ def test_the_command_line_under_accelerate(worlds, tiny, tmp_path):
     assert json.loads((tmp_path / 'run' / 'record.json').read_text())['processes'] == 2
 
 
-if __name__ == '__main__': work(*sys.argv[1:])
+@contextmanager
+def one_thread():
+    "What launchers give to each process: sums are then made in the same order."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+
+def test_annotation_of_images_under_accelerate_writes_the_files_of_one_process(worlds, tiny, tmp_path):
+    images = worlds / 'pedworld-tiny' / 'query'
+    directions = torch.randn(9, build_model('small').dim, generator=torch.Generator().manual_seed(0))
+    prototypes = save_prototypes(MetaPrototypes(directions), tmp_path / 'p.safetensors')
+    command = ['annotate', images, prototypes]
+    options = ['--weights', shipped_weights(), '--shard-rows', 10]
+    text = launched('-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', 2, '--main_process_port', free_port(), '-m', 'mcl.cli', *command, tmp_path / 'two', *options)
+    assert text.count(f'wrote {tmp_path / "two"}: {len(tiny.query)} soft labels over 9 meta-prototypes') == 1
+    with one_thread(): done = CliRunner().invoke(app, [str(word) for word in (*command, tmp_path / 'one', *options)])
+    assert done.exit_code == 0, done
+    two, one = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ('two', 'one'))
+    assert two == one and len(one) > 3 * 2
+
+
+def from_a_notebook(worlds, folder):
+    "What 08_training shows, in a fresh process: the data set is loaded before there are two."
+    from accelerate import notebook_launcher
+    tiny = load_dataset('pedworld-tiny', root=worlds)
+    notebook_launcher(lambda: train(TrainConfig(method='mcl', **SETTINGS), tiny, Path(folder) / 'run', device='cpu'), num_processes=2, use_port=str(free_port()))
+    print('processes', json.loads((Path(folder) / 'run' / 'record.json').read_text())['processes'])
+
+
+def test_the_launcher_of_notebooks(worlds, tiny, tmp_path):
+    assert 'processes 2' in launched(__file__, worlds, tmp_path, 'notebook')
+
+
+if __name__ == '__main__': (from_a_notebook if 'notebook' in sys.argv else work)(*sys.argv[1:3])
