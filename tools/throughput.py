@@ -7,8 +7,8 @@ Ours is what `mcl.training.train` calls for method `full`. What is in the file a
 
     python tools/throughput.py --peer cluster-contrast-reid                       # both networks, one thread, some minutes
     python tools/throughput.py --peer cluster-contrast-reid --networks small
-    python tools/throughput.py --peer cluster-contrast-reid --threads 2 --workers 2   # two threads, and two processes that decode for the peer
-    python tools/throughput.py --peer cluster-contrast-reid --device cuda --workers 4 --networks resnet50
+    python tools/throughput.py --peer cluster-contrast-reid --threads 2 --workers 2   # two threads, and two processes that decode for the peer;
+                                                     # seconds of the processor then leave those two out: read the clock
 """
 import argparse
 import importlib.util
@@ -43,6 +43,7 @@ from mcl.prototypes import MetaPrototypes
 from mcl.training import Subset, TrainConfig, commit, new_state, optimise, phase_one_batches, phase_one_step, write_json
 
 RESULTS = ROOT / 'figures' / 'results' / 'throughput.json'
+DEVICE = platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,19 @@ SETTINGS = {s.arch: s for s in (Setting('small', 'source', 64, 32, 16, 4, steps=
                                 Setting('resnet50', None, 256, 128, 4, 4, steps=1, extracted=32))}
 
 
-def device_name(device):
-    "What the device calls itself."
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.processor() or platform.machine()
-
-
-def settle(device):
-    "Wait for a GPU to finish what it was given."
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
 class Ours:
     "The training path of this project, method `full`."
 
-    def __init__(self, setting, samples, labels, device, workers, cache_bytes):
+    def __init__(self, setting, samples, labels, workers, cache_bytes):
         self.config = TrainConfig(method='full', arch=setting.arch, weights=setting.weights, height=setting.height, width=setting.width, p=setting.p, k=setting.k)
-        self.setting, self.device = setting, device
+        self.setting = setting
         start = time.perf_counter()
         self.store = ImageStore(samples, (setting.height, setting.width), workers=workers, progress=False, cache_bytes=cache_bytes)
         self.opening_s = time.perf_counter() - start
-        self.state = new_state(self.config, device)
+        self.state = new_state(self.config)
         dim, generator = self.state.model.dim, torch.Generator().manual_seed(0)
-        self.prototypes = MetaPrototypes.from_labels(torch.randn(len(samples), dim, generator=generator), torch.as_tensor(labels), momentum=self.config.momentum, temperature=self.config.temperature).to(device)
-        self.batches = phase_one_batches(self.config, self.store, labels, np.array([s.camid for s in samples]), 0, generator, device)
+        self.prototypes = MetaPrototypes.from_labels(torch.randn(len(samples), dim, generator=generator), torch.as_tensor(labels), momentum=self.config.momentum, temperature=self.config.temperature)
+        self.batches = phase_one_batches(self.config, self.store, labels, np.array([s.camid for s in samples]), 0, generator, 'cpu')
         self.images = next(self.batches)[0]
 
     def train(self, steps):
@@ -110,7 +100,7 @@ class Ours:
 class Peer:
     "Cluster Contrast's loop around the same network."
 
-    def __init__(self, setting, samples, labels, device, workers, checkout):
+    def __init__(self, setting, samples, labels, workers, checkout):
         self.setting, config = setting, TrainConfig()
         self.code = peer_code(checkout)
         self.model = build_model(setting.arch, setting.weights, seed=config.seed).cuda()
@@ -120,14 +110,14 @@ class Peer:
         self.optimizer = torch.optim.Adam(each_its_group, lr=config.learning_rate, weight_decay=config.weight_decay)
         generator = torch.Generator().manual_seed(0)
         memory = self.code.ClusterMemory(self.model.dim, int(labels.max()) + 1, temp=config.temperature, momentum=config.momentum).cuda()
-        memory.features = torch.nn.functional.normalize(torch.randn(int(labels.max()) + 1, self.model.dim, generator=generator), dim=1).to(device)
+        memory.features = torch.nn.functional.normalize(torch.randn(int(labels.max()) + 1, self.model.dim, generator=generator), dim=1)
         self.trainer, self.memory_module = self.code.ClusterContrastTrainer(network, memory), memory
         rows = [(str(s.path), int(label), s.camid) for s, label in zip(samples, labels)]
         images, size, batch = SimpleNamespace(train=rows, images_dir=None), (setting.height, setting.width), setting.p * setting.k
         self.loader = self.code.get_train_loader(None, images, *size, batch, workers, setting.k, None, trainset=rows)
         self.tests = self.code.get_test_loader(images, *size, batch, workers, testset=rows[:setting.extracted])
         self.loader.new_epoch()
-        self.images = self.loader.next()[0].to(device)
+        self.images = self.loader.next()[0]
 
     def train(self, steps):
         self.trainer.train(0, self.loader, self.optimizer, print_freq=steps + 1, train_iters=steps)
@@ -154,23 +144,19 @@ def peer_code(checkout):
 
 
 @contextmanager
-def led_to(device):
-    "`.cuda()` of the peer's code means `device`; its samplers may call the constructor that torch.utils.data.Sampler had."
-    same = lambda self, *_, **__: self
-    patches = [mock.patch.object(torch.utils.data.Sampler, '__init__', lambda self, *_: None)]
-    if device.type == 'cpu':
-        patches += [mock.patch.object(torch.Tensor, 'cuda', same), mock.patch.object(torch.nn.Module, 'cuda', same)]
-    warnings.filterwarnings('ignore', message=".*pin_memory.*")
-    for patch in patches: patch.start()
-    try: yield
-    finally:
-        for patch in patches: patch.stop()
+def led_to_the_cpu():
+    "`.cuda()` of the peer's code does nothing; its samplers may call the constructor that torch.utils.data.Sampler had."
+    same, accepting = lambda self, *_, **__: self, lambda self, *_: None
+    with (mock.patch.object(torch.Tensor, 'cuda', same), mock.patch.object(torch.nn.Module, 'cuda', same),
+          mock.patch.object(torch.utils.data.Sampler, '__init__', accepting), warnings.catch_warnings()):
+        warnings.filterwarnings('ignore', message='.*pin_memory.*')
+        yield
 
 
 def network_steps(way, steps):
     "Forward, backward and optimiser on a batch that is there already."
     way.model.train()
-    direction = torch.ones(len(way.images), way.model.dim, device=way.images.device)
+    direction = torch.ones(len(way.images), way.model.dim)
     for _ in range(steps):
         way.optimizer.zero_grad()
         (way.model(way.images) * direction).sum().backward()
@@ -179,31 +165,27 @@ def network_steps(way, steps):
 
 def memory_steps(way, steps, labels):
     "Loss, its gradient and the update of the centroids, on features that are there already."
-    features = torch.nn.functional.normalize(torch.randn(len(way.images), way.model.dim, device=way.images.device), dim=1)
+    features = torch.nn.functional.normalize(torch.randn(len(way.images), way.model.dim), dim=1)
     for _ in range(steps): way.memory(features.clone().requires_grad_(), labels)
 
 
 def jobs_of(setting, labels):
     "What is timed: name, function of a way, number of batches."
-    batch = setting.p * setting.k
-    some = np.repeat(np.random.default_rng(0).permutation(labels.max() + 1)[:setting.p], setting.k)
-    on = lambda way: torch.as_tensor(some, device=way.images.device)
-    steps = setting.steps
+    batch, steps = setting.p * setting.k, setting.steps
+    some = torch.as_tensor(np.repeat(np.random.default_rng(0).permutation(labels.max() + 1)[:setting.p], setting.k))
     return {'train': (lambda way: way.train(steps), steps), 'features': (lambda way: way.features(), setting.extracted / batch),
             'data': (lambda way: way.data(steps), steps), 'network': (lambda way: network_steps(way, steps), steps),
-            'memory': (lambda way: memory_steps(way, steps, on(way)), steps)}
+            'memory': (lambda way: memory_steps(way, steps, some), steps)}
 
 
-def take_turns(ways, jobs, rounds, device):
+def take_turns(ways, jobs, rounds):
     "Seconds on the clock, and of this process's processor, {job: {way: one a batch for each round}}. Every round the ways run right after each other, in turned order; a first round warms up."
     clock, busy = ({job: {name: [] for name in ways} for job in jobs} for _ in range(2))
     for number in range(rounds + 1):
         for job, (run, batches) in jobs.items():
             for name in (list(ways) if number % 2 else list(ways)[::-1]):
-                settle(device)
                 start, start_busy = time.perf_counter(), time.process_time()
                 run(ways[name])
-                settle(device)
                 if number:
                     clock[job][name].append((time.perf_counter() - start) / batches)
                     busy[job][name].append((time.process_time() - start_busy) / batches)
@@ -225,21 +207,20 @@ def peer_commit(checkout):
 
 def measure(setting, dataset, args):
     "One run: both loops with one network."
-    device = args.device
     for seed in (random.seed, np.random.seed, torch.manual_seed): seed(0)
     samples = sorted(dataset.train, key=lambda s: str(s.path))
     labels = np.unique([s.pid for s in samples], return_inverse=True)[1]
     started = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    ours = partial(Ours, setting, samples, labels, device, args.threads)
-    with led_to(device):
-        ways = {'ours': ours(4 * 2**30), 'ours, decoding anew': ours(0), 'peer': Peer(setting, samples, labels, device, args.workers, args.peer)}
+    ours = partial(Ours, setting, samples, labels, args.threads)
+    with led_to_the_cpu():
+        ways = {'ours': ours(4 * 2**30), 'ours, decoding anew': ours(0), 'peer': Peer(setting, samples, labels, args.workers, args.peer)}
         alike = agreement(ways)
-        clock, busy = take_turns(ways, jobs_of(setting, labels), args.rounds, device)
+        clock, busy = take_turns(ways, jobs_of(setting, labels), args.rounds)
     return dict(study='throughput', network=setting.arch, height=setting.height, width=setting.width, batch=setting.p * setting.k, k=setting.k,
                 steps=setting.steps, extracted=setting.extracted, rounds=args.rounds, world=dataset.name, images=len(samples), n_clusters=int(labels.max()) + 1,
                 seconds_per_batch=clock, processor_seconds_per_batch=busy, decoding_once_s=ways['ours'].opening_s, feature_agreement=alike, threads=torch.get_num_threads(), peer_workers=args.workers,
                 commit=commit(), peer_commit=peer_commit(args.peer),
-                device=device_name(device),
+                device=DEVICE,
                 versions={name: version(name) for name in ('torch', 'torchvision', 'numpy', 'pillow')}, started=started)
 
 
@@ -250,14 +231,13 @@ def main():
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--threads', type=int, default=1, help='of torch, in both loops, and of our decoding')
     parser.add_argument('--workers', type=int, default=0, help="processes that load images for the peer, beside its own")
-    parser.add_argument('--device', type=torch.device, default=torch.device('cpu'))
     parser.add_argument('--world', default='pedworld-desk', help='whose training images are used')
     parser.add_argument('--root', help='folder of rendered worlds; without it the world is rendered into a temporary folder')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     runs = json.loads(RESULTS.read_text())['runs'] if RESULTS.exists() else []
     key = lambda run: tuple(run[name] for name in ('network', 'world', 'threads', 'peer_workers', 'device'))
-    known, what = set(map(key, runs)), (args.world, args.threads, args.workers, device_name(args.device))
+    known, what = set(map(key, runs)), (args.world, args.threads, args.workers, DEVICE)
     todo = [SETTINGS[name] for name in args.networks if (name, *what) not in known]
     with tempfile.TemporaryDirectory() as folder:
         dataset = load_dataset(args.world, root=args.root or folder) if todo else None
