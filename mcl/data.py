@@ -6,10 +6,10 @@
 __all__ = ['NAME', 'SLOT', 'MARKET_FOLDERS', 'VERI_FOLDERS', 'BENCHMARKS', 'COLUMNS', 'LAYOUTS', 'TEST_FOLDERS', 'PEDWORLD',
            'MEAN', 'STD', 'FULL', 'Sample', 'count_split', 'counts_table', 'ReIDDataset', 'end_to_end', 'common_clock',
            'Record', 'market_when', 'veri_when', 'msmt17_when', 'no_when', 'walk_images', 'image_files', 'read_names',
-           'read_line', 'read_list', 'to_samples', 'read_folders', 'read_msmt17', 'Benchmark', 'find_benchmark',
-           'compare_counts', 'load_benchmark', 'match_paths', 'check_header', 'as_time', 'check_row', 'table_lines',
-           'read_table', 'camera_ids', 'unit_times', 'read_crops', 'refuse_tests', 'load_folder', 'name_world',
-           'load_pedworld', 'not_found', 'load_dataset', 'decode', 'n_cores', 'decode_some', 'decode_all',
+           'read_line', 'read_list', 'to_samples', 'read_folders', 'read_msmt17', 'Benchmark', 'lies_near',
+           'find_benchmark', 'compare_counts', 'load_benchmark', 'match_paths', 'check_header', 'as_time', 'check_row',
+           'table_lines', 'read_table', 'camera_ids', 'unit_times', 'read_crops', 'refuse_tests', 'load_folder',
+           'name_world', 'load_pedworld', 'not_found', 'load_dataset', 'decode', 'n_cores', 'decode_some', 'decode_all',
            'load_images', 'ImageStore', 'normalise', 'default_padding', 'augmentation', 'random_boxes', 'pad_images',
            'cut_and_fill', 'augment_batch', 'out_of_room', 'write_whole']
 
@@ -253,7 +253,16 @@ BENCHMARKS = {
                          ((575, 37746), (576, 37778)), 1678, 11579, 20, ('image_train',)),
 }
 
-# %% ../nbs/01_data.ipynb #fd22bf08
+# %% ../nbs/01_data.ipynb #f42b2dd4
+def lies_near(
+    root: Path,               # where it was looked for
+    markers: tuple[str, ...], # see `Benchmark`
+) -> Path | None:             # a folder above, or one or two below, that holds a marker
+    "Where a benchmark seems to be, if not in `root`."
+    near = [root.absolute().parent / marker for marker in markers] + [path for marker in markers for way in ('*/', '*/*/') for path in sorted(root.glob(way + marker))]
+    return next((path.parent for path in near if path.exists()), None)
+
+# %% ../nbs/01_data.ipynb #e920367b
 def find_benchmark(
     name: str,  # a key of BENCHMARKS
     root,       # the benchmark's folder, or the folder it lies in
@@ -263,8 +272,9 @@ def find_benchmark(
     places = [Path(root)] + [Path(root, folder) for folder in bench.folders]
     for place in places:
         if any((place / marker).exists() for marker in bench.markers): return place
+    near = lies_near(Path(root), bench.markers)
     raise FileNotFoundError(f'{name} not found: no {" or ".join(bench.markers)} in any of {", ".join(map(str, places))}. '
-                            f'Unpack it as {places[1]}, or say where it lies (root= in Python, --data-dir on the command line).')
+                            + (f'It seems to lie in {near}: give that folder.' if near else f'Unpack it as {places[1]}, or say where it lies (root= in Python, --data-dir on the command line).'))
 
 # %% ../nbs/01_data.ipynb #64571560
 def compare_counts(dataset: ReIDDataset) -> list[str]:
@@ -475,7 +485,7 @@ def load_dataset(
     if folder.is_dir(): return load_folder(folder, pattern, table)
     raise not_found(name_or_path, folder)
 
-# %% ../nbs/01_data.ipynb #828ff5f8
+# %% ../nbs/01_data.ipynb #e73d13ae
 def decode(
     path,                   # an image file of any mode
     size: tuple[int, int],  # height, width in pixels
@@ -484,6 +494,7 @@ def decode(
     try:
         with Image.open(path) as image:
             image.draft('RGB', size[::-1])
+            if image.mode.startswith('I'): image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
             image = image.convert('RGB').resize(size[::-1], Image.BILINEAR, reducing_gap=2.0)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image. Was the folder changed after it was listed? on_error='skip' leaves such files out.") from None

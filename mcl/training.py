@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'ADDITIONS', 'PAPER', 'READINGS', 'Schedule', 'Polish', 'PseudoLabels', 'check_config', 'TrainConfig',
            'to_json', 'from_json', 'Plan', 'plan', 'Stopwatch', 'watch_memory', 'processes', 'share', 'join_processes',
-           'accelerator', 'on_main', 'weave', 'gathered', 'batch_features', 'shared_features', 'ProcessSum',
+           'accelerator', 'on_main', 'together', 'weave', 'gathered', 'batch_features', 'shared_features', 'ProcessSum',
            'SharedBatchNorm', 'share_statistics', 'network_of', 'cluster_set', 'cluster_sets', 'merge_clusters',
            'merge_sets', 'phase_one_step', 'annotate_rest', 'surest', 'PolishBatch', 'contrast_and_update',
            'phase_two_step', 'RunState', 'new_state', 'save_checkpoint', 'load_checkpoint', 'epoch_labels',
@@ -255,6 +255,16 @@ def on_main(function, *args, **kwargs):
     found, error = broadcast_object_list([found, error])
     if error is not None: raise error
     return found
+
+# %% ../nbs/08_training.ipynb #8b1eff8b
+@contextmanager
+def together():
+    "ConnectionError, with what to do, where another process of this run has ended."
+    try: yield
+    except RuntimeError as error:
+        if processes()[1] == 1 or not (isinstance(error, torch.distributed.DistError) or 'gloo' in str(error)): raise
+        raise ConnectionError('another process of this run has ended; what it wrote says why. The last checkpoint is whole: '
+                              f'start all processes again, with resume ({str(error).splitlines()[0]})') from error
 
 # %% ../nbs/08_training.ipynb #fa383e34
 def weave(
@@ -852,7 +862,8 @@ def open_run(config: TrainConfig, run_dir: Path | None, resume: bool, device) ->
         raise FileExistsError(f'{run_dir} holds a run already: pass resume=True to go on with it, or choose another folder')
     return load_checkpoint(checkpoint, config, device) if checkpoint.exists() else new_state(config, device)
 
-# %% ../nbs/08_training.ipynb #1b929d68
+# %% ../nbs/08_training.ipynb #4763d8e5
+@together()
 def train(
     config: TrainConfig,
     dataset: ReIDDataset,
