@@ -1,18 +1,23 @@
 """What a long run may meet: interruption, stale folders, ids that must not be read, odd worlds."""
+import collections
 import dataclasses
+import itertools
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
+from mcl.data import load_dataset
 from mcl.models import build_model, save_weights
+from mcl.pedworld import World, render
 from mcl.training import METHODS, Stores, TrainConfig, from_json, train
 
 SHORT = dict(epochs=2, steps_per_epoch=4, p=6, n_subsets=2, k1=10, k2=3)
@@ -112,27 +117,84 @@ def test_a_finished_run_is_not_overwritten(tiny, tiny_stores, tmp_path):
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
 
-def test_killed_at_random_moments_the_checkpoint_stays_whole(worlds, tiny, tmp_path):
-    command = [sys.executable, '-c', 'from mcl.cli import main; main()', 'train', '--dataset', 'pedworld-tiny', '--data-dir', str(worlds), '--run-dir', str(tmp_path / 'run'), '--resume',
-               '--set', 'epochs=40', '--set', 'steps_per_epoch=2', '--set', 'p=4', '--set', 'n_subsets=2', '--set', 'k1=10', '--set', 'k2=3']
-    rng, checkpoint = random.Random(0), tmp_path / 'run' / 'checkpoint.pt'
-    for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline, before = time.monotonic() + 90, epochs_in(checkpoint)
-        while epochs_in(checkpoint) <= before and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(rng.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert epochs_in(checkpoint) > before
+KILLS = int(os.environ.get('MCL_KILLS', 6))
+KILLED = TrainConfig(epochs=3, steps_per_epoch=2, p=3, k=2, n_subsets=2, k1=6, k2=2, min_samples=2)
+STAGES = [(module, name, after) for module, name in ((torch, 'save'), (os, 'fsync'), (os, 'replace')) for after in (False, True)]
 
 
-def epochs_in(checkpoint):
-    if not checkpoint.exists():
-        return 0
-    saved = torch.load(checkpoint, weights_only=True)
-    assert from_json(saved['config']).epochs == 40
+def finish(world, folder, trap):
+    "Train to the end, from the checkpoint in the folder if there is one. A trap (place in STAGES, n) kills the process when it writes its n-th file."
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())   # its own lock would outlive the process
+    if trap:
+        module, name, after = STAGES[trap[0]]
+        setattr(module, name, fatal(getattr(module, name), trap[1], after))
+    train(KILLED, load_dataset(world), folder, resume=True, progress=False)
+
+
+def fatal(function, number, after):
+    "A function whose call of this number kills the process, before or after it has done its work."
+    calls = itertools.count(1)
+
+    def work(*arguments, **named):
+        last = next(calls) == number
+        if last and not after: os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*arguments, **named)
+        if last: os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return work
+
+
+def started(world, folder, trap=None):
+    "A process that does nothing but `finish`; libraries are loaded once for all of them."
+    server = multiprocessing.get_context('forkserver')
+    server.set_forkserver_preload(['mcl.training'])
+    process = server.Process(target=finish, args=(world, folder, trap))
+    process.start()
+    return process
+
+
+def epochs_in(folder):
+    "Epochs in the checkpoint of a run; fails where it is not whole."
+    if not (folder / 'checkpoint.pt').exists(): return 0
+    saved = torch.load(folder / 'checkpoint.pt', weights_only=True)
+    assert from_json(saved['config']) == KILLED
     return len(saved['history'])
+
+
+def outcome(folder):
+    "What must not depend on interruptions: weights, and metrics of the run and of every epoch."
+    record, history = (json.loads((folder / name).read_text()) for name in ('record.json', 'history.json'))
+    measured = ('mAP', 'rank1', 'rank5', 'rank10', 'mINP', 'n_clusters', 'outlier_rate', 'pseudo_label_ari', 'steps')
+    rows = [{key: row[key] for key in ('epoch', 'loss', 'polish_loss', 'n_clusters', 'outlier_rate', 'steps')} for row in history]
+    return {key: record[key] for key in measured}, rows, (folder / 'model.safetensors').read_bytes()
+
+
+def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_happened(tmp_path):
+    "Every other kill while a file is written, the others by the clock. `MCL_KILLS=60 pytest -s -k killed` kills more often, and says where."
+    world = render(World(8, 8, 3, seed=1, size=(64, 32)), tmp_path / 'world', progress=False)
+    rng, places, attempts, runs, longest = random.Random(0), collections.Counter(), 0, 0, 1.0
+    whole = started(str(world), tmp_path / 'whole')
+    whole.join()
+    expected = outcome(tmp_path / 'whole')
+    while sum(places.values()) < KILLS:
+        folder, runs, epochs = tmp_path / f'run{runs}', runs + 1, 0
+        while not (folder / 'record.json').exists():
+            over, attempts = sum(places.values()) >= KILLS, attempts + 1
+            trap = (rng.randrange(len(STAGES)), rng.randrange(1, 4)) if attempts % 2 and not over else None
+            began, process = time.monotonic(), started(str(world), folder, trap)
+            process.join(None if trap or over else rng.random() * longest)
+            process.kill()
+            process.join()
+            if process.exitcode == 0: longest = time.monotonic() - began
+            else:
+                assert process.exitcode == -signal.SIGKILL
+                places[f'{STAGES[trap[0]][1]} {"done" if STAGES[trap[0]][2] else "begun"}' if trap else f'after {epochs_in(folder)} epochs'] += 1
+                longest = max(longest, time.monotonic() - began)
+            assert epochs <= (epochs := epochs_in(folder))
+        assert outcome(folder) == expected and not list(folder.glob('*.part'))
+    print(f'{sum(places.values())} kills in {runs} runs:', ', '.join(f'{n} {place}' for place, n in sorted(places.items())))
 
 
 def test_no_cluster_at_all_says_which_parameter_to_move(tiny, tiny_stores):
