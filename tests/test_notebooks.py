@@ -167,7 +167,6 @@ KNOWN = {
     '00_pedworld': {'tests': 1.95},
     '02_models': {'lines': 10.12},
     '04_clustering': {'lines': 12.23},
-    '05_prototypes': {'lines': 11.03},
     '07_evaluation': {'lines': 10.24},
     '08_training': {'tests': 1.4, 'markdown': 0.77},
     '11_cli': {'tests': 0.8},
