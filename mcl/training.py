@@ -507,7 +507,7 @@ def save_checkpoint(state: RunState, config: TrainConfig, path: Path) -> None:
                    labels=None if state.labels is None else torch.as_tensor(state.labels), config=to_json(config))
     write_whole(path, lambda file: torch.save(content, file))
 
-# %% ../nbs/08_training.ipynb #eb5e3221
+# %% ../nbs/08_training.ipynb #f740fc55
 def load_checkpoint(path: Path, config: TrainConfig, device: torch.device | str = 'cpu') -> RunState:
     "The state a checkpoint holds. Raises ValueError when it is damaged, or belongs to another configuration, naming the settings that differ."
     try: saved = torch.load(path, map_location=device, weights_only=True)

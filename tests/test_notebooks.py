@@ -164,7 +164,6 @@ ANCHORS = {
 AIMS = {'lines': (0, 9.99), 'longest': (0, 40), 'tests': (2, 99), 'markdown': (0.8, 99)}
 # Notebooks that miss an aim today. An entry may only get better; it goes when the aim is met.
 KNOWN = {
-    '00_pedworld': {'tests': 1.95},
     '02_models': {'lines': 10.12},
     '04_clustering': {'lines': 12.23},
     '07_evaluation': {'lines': 10.24},
