@@ -222,17 +222,19 @@ def recipe_of(
     world = name_world(dataset, None)[1].split('-')[1] if str(dataset).startswith('pedworld-') else None
     return RECIPES[recipe] if recipe else RECIPES.get(dataset, PRESETS.get(world, ({},))[0])
 
-# %% ../nbs/11_cli.ipynb #a3fe3b4f
+# %% ../nbs/11_cli.ipynb #184e3531
 @app.command(epilog='Example: mcl pedworld desk --root worlds/desk')
 def pedworld(
     preset: Annotated[str, typer.Argument(help='tiny, desk, market1501, msmt17 or source')] = 'desk',
     root: Annotated[Optional[Path], typer.Option(help='folder to write; default worlds/PRESET-seedSEED')] = None,
     seed: Annotated[Optional[int], typer.Option(help='another world of the same kind')] = None,
+    layout: Annotated[str, typer.Option(help='market1501, msmt17_v1, msmt17_v2, msmt17_market, personx or veri776')] = 'market1501',
 ):
-    "Render a procedural world of pedestrians in the folder layout of Market-1501."
+    "Render a procedural world of pedestrians in the folder layout of a benchmark."
     world = world_preset(preset)
     world = world if seed is None else replace(world, seed=seed)
-    typer.echo(f'wrote {render(world, root or Path("worlds") / f"{preset}-seed{world.seed}")}')
+    usual = '-'.join([preset, f'seed{world.seed}'] + [layout] * (layout != 'market1501'))
+    typer.echo(f'wrote {render(world, root or Path("worlds") / usual, layout=layout)}')
 
 # %% ../nbs/11_cli.ipynb #657fe041
 @app.command('train', epilog='Example: mcl train --dataset pedworld-desk --method mcl --run-dir runs/mine --set epochs=5 --set eps=0.5')
