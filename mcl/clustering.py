@@ -502,8 +502,8 @@ def deal_out(rows, n_lists, seed=0, per_list=40):
     home = in_parallel(lambda a, b: (rows[a:b] @ search.centroids.T).argmax(1), len(rows), 2048)
     return search.centroids, np.concatenate(home)
 
-# %% ../nbs/04_clustering.ipynb #6bddfa7f
-def enough_lists(rows, centroids, home, k, recall=0.985):
+# %% ../nbs/04_clustering.ipynb #d828310a
+def enough_lists(rows, centroids, home, k, recall=0.99):
     "How many of the nearest lists hold that share of the true neighbours, asked of some images; None if more than a tenth of all lists."
     part, truth = sample_neighbours(rows, k)
     ranks = (-(part @ centroids.T)).argsort(1).argsort(1)
