@@ -15,7 +15,7 @@ __all__ = ['METHODS', 'ADDITIONS', 'PAPER', 'READINGS', 'Schedule', 'Polish', 'P
            'accuracy', 'clustering_cost', 'commit', 'provenance', 'make_record', 'readings', 'check_tracker',
            'accelerate_state', 'curves', 'Run', 'read_ids', 'open_run', 'train', 'write_json', 'save_run']
 
-# %% ../nbs/08_training.ipynb #c4894b7a
+# %% ../nbs/08_training.ipynb #380f0b72
 import atexit
 import dataclasses
 import itertools
@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import psutil
@@ -507,11 +506,12 @@ def save_checkpoint(state: RunState, config: TrainConfig, path: Path) -> None:
                    labels=None if state.labels is None else torch.as_tensor(state.labels), config=to_json(config))
     write_whole(path, lambda file: torch.save(content, file))
 
-# %% ../nbs/08_training.ipynb #f740fc55
+# %% ../nbs/08_training.ipynb #06e31987
 def load_checkpoint(path: Path, config: TrainConfig, device: torch.device | str = 'cpu') -> RunState:
     "The state a checkpoint holds. Raises ValueError when it is damaged, or belongs to another configuration, naming the settings that differ."
     try: saved = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
+    except OSError: raise
+    except Exception as error:
         raise ValueError(f'{path} is not a whole checkpoint ({(str(error) or type(error).__name__).splitlines()[0]}): was it copied in part? Copy it again, or delete it to start anew') from error
     theirs, ours = dataclasses.asdict(from_json(saved['config'])), dataclasses.asdict(config)
     differing = [f'{k} ({theirs.get(k)} there, {v} here)' for k, v in ours.items() if theirs.get(k) != v]
