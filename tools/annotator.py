@@ -8,7 +8,6 @@ alike than images of two people: by feature, by soft label, and by nearest meta-
 one person where its soft labels agree by so much? Spread: over how many
 meta-prototypes does a soft label spread, and over how many do all of them together?
 """
-import json
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +80,10 @@ def rows_of(config, network, model, store, camids, pids):
 
 def main():
     rows, worlds = [], {}
-    mcl = {'mcl': 'mcl (the paper)', 'mcl, L_sc only': 'mcl, L_sc only', 'mcl, L_sw_tri only': 'mcl, L_sw_tri only', 'mcl, no polish loss': 'mcl, no polish loss'}
-    finished = [run for study in ('fractions', 'ablations') for run in study_runs(study, 'desk') if (RUNS / run.folder / 'model.safetensors').exists()]
-    for run in finished:
-        name = 'mcl' if run.variant == 'mcl 1/4' else mcl.get(run.variant)
-        if name:
-            worlds.setdefault(run.world, {})[name] = run
+    shown = {'mcl 1/4': 'mcl', 'mcl, L_sc only': 'mcl, L_sc only', 'mcl, L_sw_tri only': 'mcl, L_sw_tri only', 'mcl, no polish loss': 'mcl, no polish loss'}
+    for run in study_runs('fractions', 'desk') + study_runs('ablations', 'desk'):
+        if run.variant in shown and (RUNS / run.folder / 'model.safetensors').exists():
+            worlds.setdefault(run.world, {})[shown[run.variant]] = run
     for world, runs in tqdm(worlds.items(), unit='world'):
         config = next(iter(runs.values())).config
         dataset = load_dataset(world, root=RUNS / 'worlds')

@@ -156,20 +156,14 @@ def measure(job):
 def measure_indexes(job):
     "Seconds and recall of several ways to find 30 neighbours."
     import faiss
-    from mcl.clustering import deal_out, enough_axes, enough_lists, exact_neighbours, neighbours_along, neighbours_in_lists
+    from mcl.clustering import cheapest_search, deal_out, exact_neighbours, neighbours_in_lists
     x, runs = np.load(job['path']), []
     n, dim = x.shape
     short = x[:600]
     exact_neighbours(short, 30), neighbours_in_lists(short, 30, *deal_out(short, 10), 3)
 
-    def along():
-        axes = enough_axes(x, 30, 90)
-        return (exact_neighbours(x, 30) if axes is None else neighbours_along(x, 30, axes))[1]
-
-    def in_lists():
-        centroids, home = deal_out(x, int(4 * n**0.5))
-        probes = enough_lists(x, centroids, home, 30)
-        return (exact_neighbours(x, 30) if probes is None else neighbours_in_lists(x, 30, centroids, home, probes))[1]
+    def ours(**limits):
+        return cheapest_search(x, 30, **limits)(x, 30)[1]
 
     def hnsw(links, effort):
         index = faiss.IndexHNSWFlat(dim, links, faiss.METRIC_INNER_PRODUCT)
@@ -189,7 +183,7 @@ def measure_indexes(job):
         from pynndescent import NNDescent
         return NNDescent(x, metric='dot', n_neighbors=30, random_state=0, n_jobs=-1).neighbor_graph[0]
 
-    ways = {'exact': lambda: exact_neighbours(x, 30)[1], 'principal axes': along, 'few lists': in_lists,
+    ways = {'exact': lambda: exact_neighbours(x, 30)[1], 'principal axes': lambda: ours(least=0, least_lists=n + 1), 'few lists': lambda: ours(least=n + 1, least_lists=0),
             'HNSW, effort 64': lambda: hnsw(32, 64), 'HNSW, effort 256': lambda: hnsw(32, 256),
             'IVF, 8 lists read': lambda: inverted(8), 'IVF, 64 lists read': lambda: inverted(64), 'NN-descent': descent}
     truth = None
