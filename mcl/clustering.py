@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'dense_jaccard', 'as_array', 'row_lengths', 'check_rows', 'empty_beside', 'prepare', 'check_parameters',
-           'matrix_library', 'cores', 'in_parallel', 'heaps', 'replace_worst', 'offer_rows', 'offer_columns',
-           'tile_starts', 'tile_neighbours', 'similarity', 'best_first', 'refine', 'offer_double', 'settle',
-           'exact_neighbours', 'full_precision', 'double_similarities', 'best_first_tensor', 'device_candidates',
-           'device_settle', 'device_neighbours', 'principal_axes', 'sample_neighbours', 'recall_of_axes', 'enough_axes',
-           'neighbours_along', 'deal_out', 'enough_lists', 'offer_members', 'lists_read', 'neighbours_in_lists',
-           'cheapest_search', 'sketched_neighbours', 'neighbours', 'knn', 'reciprocal_sets', 'grown', 'expand_sets',
-           'stack', 'neighbourhoods', 'member_similarities', 'device_member_similarities', 'similarities_within',
-           'softmax_rows', 'average_rows', 'transpose', 'weight_rows', 'close_pairs', 'within_memory', 'graph_within',
-           'jaccard_graph', 'rows_of', 'grow_clusters', 'dbscan', 'renumbered', 'communities', 'kmeans', 'eps_profile',
-           'auto_eps', 'plot_eps_profile', 'advice', 'closeness_to_clusters', 'silhouette', 'labels_of_graph',
-           'cluster', 'open_features', 'save_array', 'check_output', 'cluster_file']
+           'matrix_library', 'cores', 'in_parallel', 'heaps', 'replace_worst', 'offer_row', 'offer_rows',
+           'offer_columns', 'tile_starts', 'tile_neighbours', 'similarity', 'best_first', 'refine', 'offer_double',
+           'settle', 'exact_neighbours', 'full_precision', 'double_similarities', 'best_first_tensor',
+           'device_candidates', 'device_settle', 'device_neighbours', 'principal_axes', 'sample_neighbours',
+           'recall_of_axes', 'enough_axes', 'neighbours_along', 'deal_out', 'enough_lists', 'offer_members',
+           'lists_read', 'neighbours_in_lists', 'cheapest_search', 'neighbours', 'knn', 'reciprocal_sets', 'grown',
+           'expand_sets', 'stack', 'neighbourhoods', 'member_similarities', 'device_member_similarities',
+           'similarities_within', 'softmax_rows', 'average_rows', 'transpose', 'weight_rows', 'close_pairs',
+           'within_memory', 'graph_within', 'jaccard_graph', 'rows_of', 'grow_clusters', 'dbscan', 'renumbered',
+           'communities', 'kmeans', 'eps_profile', 'auto_eps', 'plot_eps_profile', 'advice', 'closeness_to_clusters',
+           'silhouette', 'labels_of_graph', 'cluster', 'open_features', 'save_array', 'check_output', 'cluster_file']
 
 # %% ../nbs/04_clustering.ipynb #2392c2d5
 import os
@@ -211,19 +211,26 @@ def replace_worst(sims, items, sim, item):
         hole = child
     sims[hole], items[hole] = sim, item
 
-# %% ../nbs/04_clustering.ipynb #829d189b
+# %% ../nbs/04_clustering.ipynb #3cf31c5e
+@njit(cache=True, nogil=True)
+def offer_row(similarities, members, sims, items):
+    "Offer the similarities of one image to some members to the image's heap."
+    for start in range(0, len(similarities), 64):
+        stop, better, worst = min(start + 64, len(similarities)), False, sims[0]
+        for column in range(start, stop):
+            better |= similarities[column] > worst
+        if better:
+            for column in range(start, stop):
+                if similarities[column] > sims[0]:
+                    replace_worst(sims, items, similarities[column], members[column])
+
+# %% ../nbs/04_clustering.ipynb #10196137
 @njit(cache=True, nogil=True)
 def offer_rows(tile, first, sims, items):
     "Offer every entry of a tile of similarities to the heap of its row; columns count from `first`."
+    members = np.arange(first, first + tile.shape[1])
     for row in range(tile.shape[0]):
-        for start in range(0, tile.shape[1], 64):
-            stop, better, worst = min(start + 64, tile.shape[1]), False, sims[row, 0]
-            for column in range(start, stop):
-                better |= tile[row, column] > worst
-            if better:
-                for column in range(start, stop):
-                    if tile[row, column] > sims[row, 0]:
-                        replace_worst(sims[row], items[row], tile[row, column], first + column)
+        offer_row(tile[row], members, sims[row], items[row])
 
 # %% ../nbs/04_clustering.ipynb #f2732e6e
 @njit(cache=True, nogil=True)
@@ -488,15 +495,22 @@ def neighbours_along(rows, k, axes, title=None):
     in_parallel(lambda a, b: refine(rows, sims, items, k, np.float32(0), a, b), len(rows))
     return sims[:, :k].copy(), items[:, :k].copy()
 
-# %% ../nbs/04_clustering.ipynb #7e51b935
-def deal_out(rows, n_lists, seed=0, per_list=40):
-    "Unit centroids (n_lists, d) by spherical k-means on a sample, and the list (n,) whose centroid is nearest to each row."
+# %% ../nbs/04_clustering.ipynb #4423181d
+def deal_out(
+    rows: np.ndarray,     # unit rows, shape (n, d)
+    n_lists: int,         # at most n
+    seed: int = 0,        # k-means starts from random images
+    per_list: int = 40,   # images of the sample that k-means looks at, for each list
+    rounds: int = 6,      # of k-means
+):                        # unit centroids (n_lists, d), and the list (n,) whose centroid is nearest to each row
+    "Spherical k-means on a sample, by faiss."
     import faiss
-    rng, threads = np.random.default_rng(seed), faiss.omp_get_max_threads()
-    search = faiss.Kmeans(rows.shape[1], n_lists, niter=6, spherical=True, seed=seed, min_points_per_centroid=1)
+    sample = np.sort(np.random.default_rng(seed).permutation(len(rows))[:per_list * n_lists])
+    search = faiss.Kmeans(rows.shape[1], n_lists, niter=rounds, spherical=True, seed=seed, min_points_per_centroid=1, max_points_per_centroid=per_list)
+    threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(cores())
     try:
-        search.train(np.ascontiguousarray(rows[np.sort(rng.permutation(len(rows))[:per_list * n_lists])]))
+        search.train(np.ascontiguousarray(rows[sample]))
     finally:
         faiss.omp_set_num_threads(threads)
     home = in_parallel(lambda a, b: (rows[a:b] @ search.centroids.T).argmax(1), len(rows), 2048)
@@ -510,20 +524,12 @@ def enough_lists(rows, centroids, home, k, recall=0.99):
     needed = int(np.quantile(np.take_along_axis(ranks, home[truth], 1), recall)) + 1
     return needed if needed <= len(centroids) // 10 else None
 
-# %% ../nbs/04_clustering.ipynb #a04c98bc
+# %% ../nbs/04_clustering.ipynb #ab28d6e9
 @njit(cache=True, nogil=True)
 def offer_members(tile, readers, members, sims, items):
     "Offer a tile of similarities, readers by members of a list, to the heaps of the readers."
     for row in range(tile.shape[0]):
-        reader = readers[row]
-        for start in range(0, tile.shape[1], 32):
-            stop, better, worst = min(start + 32, tile.shape[1]), False, sims[reader, 0]
-            for column in range(start, stop):
-                better |= tile[row, column] > worst
-            if better:
-                for column in range(start, stop):
-                    if tile[row, column] > sims[reader, 0]:
-                        replace_worst(sims[reader], items[reader], tile[row, column], members[column])
+        offer_row(tile[row], members, sims[readers[row]], items[readers[row]])
 
 # %% ../nbs/04_clustering.ipynb #7803e3ad
 def lists_read(part, centroids, probes, step=2048):
@@ -563,14 +569,14 @@ def neighbours_in_lists(
     in_parallel(lambda a, b: refine(rows, sims, items, k, np.float32(0), a, b), len(rows))
     return sims, items
 
-# %% ../nbs/04_clustering.ipynb #bc6e3b48
+# %% ../nbs/04_clustering.ipynb #60ba1044
 def cheapest_search(
     rows: np.ndarray,           # unit rows, float32, shape (n, d)
     k: int,                     # neighbours, at most n
     least: int = 20_000,        # fewer images than these are searched exactly
     least_lists: int = 50_000,  # fewer than these are not dealt out to lists
 ):                              # a function of rows, k and a progress bar's title
-    "The search that keeps the recall at the least cost: along a few principal axes, in a few lists, or the exact one."
+    "The search to take: along a few principal axes if these find enough, else in a few lists if those do, else the exact one."
     if len(rows) >= least and (axes := enough_axes(rows, k, min(3 * k, len(rows)))) is not None:
         return partial(neighbours_along, axes=axes)
     if len(rows) >= least_lists:
@@ -579,18 +585,14 @@ def cheapest_search(
             return partial(neighbours_in_lists, centroids=centroids, home=home, probes=probes)
     return exact_neighbours
 
-# %% ../nbs/04_clustering.ipynb #bf67d1c8
-def sketched_neighbours(rows, k, title=None, **limits):
-    "Neighbours by the search that is cheapest for these rows; `limits` are those of `cheapest_search`."
-    return cheapest_search(rows, k, **limits)(rows, k, title=title)
-
-# %% ../nbs/04_clustering.ipynb #a0b77cfd
+# %% ../nbs/04_clustering.ipynb #eb0f660a
 def neighbours(rows, k, exact=True, title=None):
     "Neighbour lists of prepared rows: similarities float32 and items int32, (n, min(k, n)) each."
     k = min(int(k), len(rows))
     if isinstance(rows, torch.Tensor):
         return device_neighbours(rows, k, title=title)
-    return (exact_neighbours if exact else sketched_neighbours)(rows, k, title=title)
+    search = exact_neighbours if exact else cheapest_search(rows, k)
+    return search(rows, k, title=title)
 
 # %% ../nbs/04_clustering.ipynb #ab66e1fd
 def knn(
@@ -914,25 +916,17 @@ def communities(
     found = (Leiden if method == 'leiden' else Louvain)(random_state=seed).fit_predict(near)
     return renumbered(found, min_samples)
 
-# %% ../nbs/04_clustering.ipynb #b4b5a52d
+# %% ../nbs/04_clustering.ipynb #f7f84f46
 def kmeans(
     rows: np.ndarray,  # unit rows, shape (n, d)
     n_clusters: int,   # at least 1, at most n
     seed: int = 0,     # k-means starts from random images
 ) -> np.ndarray:       # int64 labels, shape (n,)
     "Spherical k-means by faiss; raises ValueError on an impossible number of clusters."
-    import faiss
     if n_clusters is None or not 1 <= n_clusters <= len(rows):
         raise ValueError(f"method='kmeans' needs n_clusters between 1 and the number of images, {len(rows)}, got {n_clusters}")
     rows = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(cores())
-    try:
-        search = faiss.Kmeans(rows.shape[1], int(n_clusters), spherical=True, seed=seed, min_points_per_centroid=1)
-        search.train(rows)
-        return search.index.search(rows, 1)[1][:, 0].astype(np.int64)
-    finally:
-        faiss.omp_set_num_threads(threads)
+    return deal_out(rows, int(n_clusters), seed, per_list=256, rounds=25)[1].astype(np.int64)
 
 # %% ../nbs/04_clustering.ipynb #1aa57137
 def eps_profile(

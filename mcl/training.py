@@ -632,7 +632,7 @@ def polish_batches(config: TrainConfig, store, labels, sampler: CrossSetSampler,
         tensor = lambda x: torch.as_tensor(x[chosen], device=device)
         yield PolishBatch(*own, views, tensor(sampler.labels), tensor(label_space(config, todo)))
 
-# %% ../nbs/08_training.ipynb #ec22c1ee
+# %% ../nbs/08_training.ipynb #7d3bde96
 def optimise(state: RunState, losses, steps: int, bar) -> float:
     "Take `steps` optimiser steps on an iterator of losses; returns their mean. Raises FloatingPointError when it, or a weight, is not finite."
     total = 0.0
@@ -644,7 +644,7 @@ def optimise(state: RunState, losses, steps: int, bar) -> float:
             total = total + loss.detach()
             bar.update()
     mean = float(total) / max(1, steps)
-    sound = all(bool(torch.isfinite(value).all()) for value in state.model.state_dict().values())
+    sound = bool(torch.stack([value.isfinite().all() for value in state.model.state_dict().values()]).all())
     if not (np.isfinite(mean) and sound):
         found = 'weights became infinite or NaN' if np.isfinite(mean) else f'loss became {mean}'
         raise FloatingPointError(f'the {found} in epoch {len(state.history)}: lower the learning rate or raise the temperature; the last checkpoint is whole')
