@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from PIL import Image
 from mcl.cli import main
 from mcl.models import build_model, save_weights
 from mcl.prototypes import FeatureFiles, MetaPrototypes, annotate_shards, read_shards, save_prototypes
+from ports import free_port
 
 ROWS, DIMENSIONS, PEOPLE = 6000, 16, 20
 
@@ -112,9 +112,7 @@ def command_in_child(rank, size, port, words):
 
 
 def launch(context, size, *words):
-    with socket.socket() as one:
-        one.bind(('127.0.0.1', 0))
-        port = one.getsockname()[1]
+    port = free_port()
     children = [context.Process(target=command_in_child, args=(rank, size, port, ['annotate', *map(str, words)])) for rank in range(size)]
     for child in children: child.start()
     return children

@@ -1,7 +1,6 @@
 """Two processes give what one gives: on a CPU, with gloo, on the tiny world."""
 import json
 import os
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from mcl.models import build_model, extract_features, shipped_weights
 from mcl.prototypes import MetaPrototypes, save_prototypes
 from mcl.training import (TrainConfig, join_processes, network_of, on_main, open_stores, phase_one_batches, phase_one_step,
                           processes, read_ids, shared_features, train)
+from ports import free_port
 
 CONFIG = TrainConfig(method='mcl', epochs=2, steps_per_epoch=4, p=6, n_subsets=2, k1=10, k2=3)
 
@@ -127,12 +127,6 @@ def test_a_run_of_two_goes_on_alone(two, tiny, tiny_stores):
     folder = two[1] / 'run'
     again = train(CONFIG, tiny, folder, resume=True, stores=tiny_stores, progress=False)
     assert again.history == two[0][0]['history'] and abs(again.record['mAP'] - two[0][0]['mAP']) < 1e-3
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(('127.0.0.1', 0))
-        return one.getsockname()[1]
 
 
 SETTINGS = dict(epochs=1, steps_per_epoch=2, p=4, n_subsets=2, k1=10, k2=3)

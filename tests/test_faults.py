@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import threading
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from mcl.cli import main
 from mcl.data import load_dataset
 from mcl.pedworld import World, render
 from mcl.training import TrainConfig, load_checkpoint, open_stores, train
+from ports import free_port
 
 SHORT = dict(epochs=2, steps_per_epoch=2, p=3, k=2, n_subsets=2, k1=6, k2=2, min_samples=2)
 CONFIG = TrainConfig(**SHORT)
@@ -192,9 +192,7 @@ def one_of_two(rank, port, world, folder, errors):
 
 
 def test_when_one_of_two_processes_dies_the_other_ends_too(world, small, stores, tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = multiprocessing.get_context('forkserver')
     server.set_forkserver_preload(['mcl.cli'])
     two = [server.Process(target=one_of_two, args=(rank, port, world, tmp_path / 'run', tmp_path / f'errors{rank}')) for rank in (0, 1)]
