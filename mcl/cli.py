@@ -11,7 +11,7 @@ __all__ = ['app', 'DESK', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'FAMILY', '
            'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes', 'annotate_together',
            'annotate', 'write_npz', 'pretrain', 'reproduce', 'health', 'pictures_of', 'as_page', 'report', 'main']
 
-# %% ../nbs/11_cli.ipynb #97676808
+# %% ../nbs/11_cli.ipynb #7aadfb50
 import hashlib
 import json
 import sys
@@ -29,7 +29,7 @@ import typer
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from . import clustering, costs, plots
+from . import clustering, costs
 from .data import ImageStore, Sample, load_dataset, name_world, walk_images, write_whole
 from .evaluation import evaluate as evaluate_features
 from .models import build_model, export_model, extract_features, load_weights, save_weights, shipped_weights
@@ -196,7 +196,7 @@ def write_table(
     path.write_text(text, encoding='utf-8')
     return text
 
-# %% ../nbs/11_cli.ipynb #56896a85
+# %% ../nbs/11_cli.ipynb #96fe5598
 def draw_features(preset: str, work: Path, folder: Path) -> None:
     "UMAP before and after, and ranked galleries, for the first run of `mcl_plus`."
     _, world, config, run = next(run for run in study_runs('reproduce', preset) if run.config.method == 'mcl_plus')
@@ -204,6 +204,7 @@ def draw_features(preset: str, work: Path, folder: Path) -> None:
     query, gallery = (ImageStore(split, (config.height, config.width), progress=False) for split in (dataset.query, dataset.gallery))
     models = build_model(config.arch, config.weights), model_of(work / run, config.arch)
     before, after = ([extract_features(model, store, progress=False) for store in (query, gallery)] for model in models)
+    from mcl import plots
     plots.draw_features(before, after, query, gallery, folder, dict(world=dataset.name, config=to_json(config)))
 
 # %% ../nbs/11_cli.ipynb #ea1b0e02
@@ -378,7 +379,7 @@ def export_command(
     export_model(model_of(weights, arch), output, (height, width))
     typer.echo(f'wrote {output}: normalised images (b, 3, {height}, {width}) to features')
 
-# %% ../nbs/11_cli.ipynb #e4f0d3a5
+# %% ../nbs/11_cli.ipynb #70616a63
 @app.command(epilog='Example: mcl cluster features.npy labels.npy --eps 0.5')
 def cluster(
     features: Annotated[Path, typer.Argument(help='.npy file, float (n, d)')],
@@ -388,9 +389,11 @@ def cluster(
     eps: Annotated[float, typer.Option(help='largest Jaccard distance of neighbours')] = 0.6,
     min_samples: Annotated[int, typer.Option(help='images around a core image')] = 4,
     exact: Annotated[bool, typer.Option(help='exact nearest neighbours, or approximate ones, which are faster on many images')] = True,
+    method: Annotated[str, typer.Option(help='dbscan, or louvain or leiden from `pip install mcl[community]`, on the same Jaccard graph')] = 'dbscan',
+    normalise: Annotated[bool, typer.Option('--normalise', help='divide every row by its length first')] = False,
 ):
     "Pseudo labels of any feature file, by k-reciprocal Jaccard distance and DBSCAN, in memory linear in the number of images."
-    found = clustering.cluster_file(features, labels, k1=k1, k2=k2, eps=eps, min_samples=min_samples, exact=exact)
+    found = clustering.cluster_file(features, labels, k1=k1, k2=k2, eps=eps, min_samples=min_samples, exact=exact, method=method, normalise=normalise)
     typer.echo(f'wrote {labels}: {found.max() + 1} clusters, {(found < 0).mean():.1%} outliers of {len(found)} images')
 
 # %% ../nbs/11_cli.ipynb #acb63fa6
@@ -527,7 +530,7 @@ def pretrain(
     write_json(output.with_suffix('.json'), run.record)
     typer.echo(f'wrote {output}')
 
-# %% ../nbs/11_cli.ipynb #fa74a4ce
+# %% ../nbs/11_cli.ipynb #51497948
 @app.command(epilog='Example: mcl reproduce --preset tiny')
 def reproduce(
     preset: Annotated[str, typer.Option(help='tiny: a smoke test people can watch; desk: the study')] = 'desk',
@@ -546,6 +549,7 @@ def reproduce(
         raise ValueError(f'no finished run of {study} in {work / preset}: leave --no-missing out, and it is made')
     table = write_table(results, out / f'{name}.md', ['method', 'fraction', 'n_subsets'] if study in ('reproduce', 'fractions') else None)
     if study in ('reproduce', 'fractions'):
+        from mcl import plots
         plots.draw_cost(results, out, 'cost_accuracy' if study == 'reproduce' else 'frontier')
     if study == 'reproduce':
         draw_features(preset, work, out)
@@ -562,13 +566,14 @@ def health(features: torch.Tensor, sets: list, samples, config: TrainConfig) -> 
         start += len(members)
     return labels, fit
 
-# %% ../nbs/11_cli.ipynb #aa94c07f
+# %% ../nbs/11_cli.ipynb #6d2342f9
 def pictures_of(run_dir: Path, dataset, config: TrainConfig) -> dict:
     "Figures of a finished run by title: its training, the health of its clusters, and a sheet of them."
     store = ImageStore(dataset.train, (config.height, config.width))
     todo = plan(config, store.samples)
     features = extract_features(model_of(run_dir, config.arch), Subset(store, np.concatenate(todo.clustered)))
     labels, fit = health(features, todo.clustered, store.samples, config)
+    from mcl import plots
     return {'Training': plots.training_curves({config.method: json.loads((run_dir / 'history.json').read_text())}),
             'Clusters of the finished network': plots.cluster_health(labels, fit), 'Clusters to look at': plots.contact_sheet(store, labels)}
 

@@ -104,7 +104,7 @@ def check_rows(
             raise ValueError(f'row {start + np.argmin(length)} of the features is all zeros and has no direction; drop that image before clustering')
         wrong = abs(length - 1) > tolerance
         if wrong.any() and not normalise:
-            raise ValueError(f'row {start + wrong.argmax()} of the features has length {length[wrong.argmax()]:.4g}, not 1; pass normalise=True to have every row divided by its length')
+            raise ValueError(f'row {start + wrong.argmax()} of the features has length {length[wrong.argmax()]:.4g}, not 1; pass normalise=True (--normalise on the command line) to have every row divided by its length')
 
 # %% ../nbs/04_clustering.ipynb #836a9a4c
 def empty_beside(features) -> np.ndarray:

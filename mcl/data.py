@@ -466,7 +466,7 @@ def not_found(
     if isinstance(name_or_path, Path) or os.sep in name_or_path: return FileNotFoundError(f'{folder} does not exist. {known}')
     return ValueError(f'Unknown data set {name_or_path!r}. {known}')
 
-# %% ../nbs/01_data.ipynb #b0b7b84a
+# %% ../nbs/01_data.ipynb #4b4622d9
 def load_dataset(
     name_or_path,                # market1501, msmt17, personx, veri776, pedworld-<preset>, pedworld-<preset>-seed<n>, or a folder
     root=None,                   # a benchmark's folder or the one above (None: data); where worlds lie (None: worlds); where a relative path starts
@@ -476,12 +476,12 @@ def load_dataset(
     progress: bool = True,       # show a bar while a world is rendered
 ) -> ReIDDataset:
     "A data set by name or path; ValueError or FileNotFoundError say what is missing or unknown, and what was expected."
-    name = str(name_or_path)
+    name, root = str(name_or_path), None if root is None else Path(root).expanduser()
     if isinstance(name_or_path, str) and (name in BENCHMARKS or name.startswith('pedworld-')) and (pattern or table):
         raise ValueError(f'{name}: pattern and table are for plain folders. Give the path of the folder instead of a name.')
     if isinstance(name_or_path, str) and name in BENCHMARKS: return load_benchmark(name, root)
     if isinstance(name_or_path, str) and name.startswith('pedworld-'): return load_pedworld(name, seed, root, progress)
-    folder = Path(name) if root is None else Path(root, name)
+    folder = Path(root or '', Path(name).expanduser())
     if folder.is_dir(): return load_folder(folder, pattern, table)
     raise not_found(name_or_path, folder)
 

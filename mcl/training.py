@@ -15,7 +15,7 @@ __all__ = ['METHODS', 'ADDITIONS', 'PAPER', 'READINGS', 'Schedule', 'Polish', 'P
            'accuracy', 'clustering_cost', 'commit', 'provenance', 'make_record', 'readings', 'check_tracker',
            'accelerate_state', 'curves', 'Run', 'read_ids', 'open_run', 'train', 'write_json', 'save_run']
 
-# %% ../nbs/08_training.ipynb #380f0b72
+# %% ../nbs/08_training.ipynb #9b58e3ae
 import atexit
 import dataclasses
 import itertools
@@ -25,6 +25,7 @@ import platform
 import subprocess
 import threading
 import time
+import warnings
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -363,7 +364,7 @@ def cluster_set(
     near = np.abs(times[graph.row] - times[graph.col]) <= config.time_span
     return dbscan(csr_array((graph.data[near], (graph.row[near], graph.col[near])), shape=graph.shape), config.eps, config.min_samples)
 
-# %% ../nbs/08_training.ipynb #8ff0f5d4
+# %% ../nbs/08_training.ipynb #8fbd2628
 def cluster_sets(
     features: torch.Tensor,  # (c, d): features of the clustered images, set after set
     sets: list,              # index arrays into the data set, each clustered by itself, c indices together
@@ -380,6 +381,7 @@ def cluster_sets(
     if labels.max() < 0:
         raise ValueError(f'no cluster among {start} images: raise eps (now {config.eps}), lower min_samples (now {config.min_samples}) '
                          f'or move k1 (now {config.k1}) towards the number of images per person')
+    if labels.max() == 0: warnings.warn(f'one cluster among {start} images leaves nothing to tell apart: lower eps (now {config.eps}) or k1 (now {config.k1})', stacklevel=2)
     return labels
 
 # %% ../nbs/08_training.ipynb #7e157d2d

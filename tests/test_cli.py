@@ -71,6 +71,14 @@ def test_nan_features_are_named_and_nothing_is_written(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['f.npy']
 
 
+def test_rows_of_any_length_are_clustered_on_demand_and_the_message_says_how(tmp_path):
+    np.save(tmp_path / 'f.npy', 3 * features())
+    assert '--normalise' in refused('cluster', 'f.npy', 'l.npy', cwd=tmp_path)
+    done = mcl('cluster', 'f.npy', 'l.npy', '--k1', 8, '--normalise', '--method', 'dbscan', cwd=tmp_path)
+    assert '10 clusters' in done.stdout, done
+    assert 'leiden' in refused('cluster', 'f.npy', 'l.npy', '--normalise', '--method', 'agglomerative', cwd=tmp_path)
+
+
 def test_missing_files_and_folders_are_named(tmp_path):
     assert 'nowhere.npy' in refused('cluster', 'nowhere.npy', 'l.npy', cwd=tmp_path)
     assert 'nowhere' in refused('train', '--dataset', 'nowhere', cwd=tmp_path)

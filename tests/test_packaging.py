@@ -55,6 +55,11 @@ def test_importing_the_library_touches_no_global_state():
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
+def test_the_command_line_loads_what_draws_only_to_draw():
+    program = 'import sys, mcl.cli; print({"seaborn", "umap", "matplotlib.pyplot"} & set(sys.modules))'
+    assert subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout == 'set()\n'
+
+
 def test_every_requirement_has_a_floor():
     settings = configparser.ConfigParser(delimiters=['='])
     settings.read(ROOT / 'settings.ini')
