@@ -8,10 +8,10 @@ __all__ = ['PALETTE', 'METHODS', 'COSTS', 'MARKERS', 'FRAMES', 'CURVES', 'style_
            'draw_front', 'placed', 'finish_cost', 'cost_accuracy', 'umap_embedding', 'neighbour_share', 'choose_people',
            'choose_images', 'draw_map', 'draw_both', 'umap_pair', 'RankedLists', 'similarities', 'top_k', 'as_image',
            'draw_framed', 'label_gallery', 'ranked_gallery', 'spread_clusters', 'contact_sheet', 'cluster_health',
-           'curve_names', 'draw_curves', 'training_curves', 'save_figure', 'draw_cost', 'spread_queries', 'gallery_of',
-           'draw_features']
+           'curve_names', 'draw_curves', 'training_curves', 'with_few_colours', 'save_figure', 'draw_cost',
+           'spread_queries', 'gallery_of', 'draw_features']
 
-# %% ../nbs/10_plots.ipynb #e01eec6d
+# %% ../nbs/10_plots.ipynb #8464bcee
 import io
 import json
 import warnings
@@ -27,6 +27,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .costs import METHOD_ORDER, finding, group_columns, in_method_order, load_runs, pareto_front, ratio_text, relative_to, summarise
 from .data import write_whole
@@ -486,12 +488,24 @@ def training_curves(
     figure.legend(handles.values(), handles.keys(), loc='outside upper left', ncols=6)
     return figure
 
-# %% ../nbs/10_plots.ipynb #1a9bea62
+# %% ../nbs/10_plots.ipynb #d0232ee1
+def with_few_colours(
+    content: io.BytesIO,  # a PNG file
+    colours: int,         # at most 256
+) -> io.BytesIO:          # a PNG file with the same texts inside
+    "A PNG with so many colours only, the best for this picture."
+    image, texts, smaller = Image.open(content), PngInfo(), io.BytesIO()
+    for name, text in image.text.items(): texts.add_text(name, text)
+    image.convert('RGB').quantize(colours).save(smaller, 'png', optimize=True, pnginfo=texts)
+    return smaller
+
+# %% ../nbs/10_plots.ipynb #d3155e6b
 def save_figure(
     figure: Figure,                    # what to save
     path: str | Path,                  # .png or .svg
     provenance: Mapping | None = None, # what it was made from; values become text
     dpi: int = 120,                    # pixels per inch of a PNG
+    colours: int | None = None,        # of a PNG, at most 256; None: all there are
 ) -> Path:
     "Save with provenance inside, deterministic bytes, whole or not at all. ValueError for another file type."
     kind, content = Path(path).suffix.lower(), io.BytesIO()
@@ -499,6 +513,7 @@ def save_figure(
     facts = {str(key): v if isinstance(v, str) else json.dumps(v, default=str) for key, v in (provenance or {}).items()}
     metadata = facts if kind == '.png' else {'Date': None, 'Description': json.dumps(facts)}
     with mpl.rc_context({'svg.hashsalt': 'mcl'}): figure.savefig(content, format=kind[1:], dpi=dpi, metadata=metadata)
+    if colours and kind == '.png': content = with_few_colours(content, colours)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda file: file.write(content.getvalue()))
@@ -536,7 +551,7 @@ def gallery_of(
     images = [[None if j < 0 else gallery_images[int(j)] for j in lists.indices[i]] for i in queries]
     return ranked_gallery([query_images[int(i)] for i in queries], images, lists.correct[list(queries)].tolist())
 
-# %% ../nbs/10_plots.ipynb #ee7dc256
+# %% ../nbs/10_plots.ipynb #46009dc4
 def draw_features(
     before: tuple, after: tuple,   # (query features, gallery features) of the two models
     query, gallery,                # ImageStore of each: images, and .samples with pid and camid
@@ -549,4 +564,4 @@ def draw_features(
     lists = top_k(*after, *ids, k=k)
     pictures = {'umap': umap_pair(np.asarray(before[1])[known], np.asarray(after[1])[known], ids[1][known], ids[3][known]),
                 'ranked_gallery': gallery_of(lists, query, gallery, spread_queries(lists, n_queries))}
-    return [save_figure(figure, Path(folder)/f'{name}.png', provenance) for name, figure in pictures.items()]
+    return [save_figure(figure, Path(folder)/f'{name}.png', provenance, colours=256) for name, figure in pictures.items()]
