@@ -4,6 +4,7 @@
 The program is theirs, `examples/cluster_contrast_train_usl.py` of a checkout, led to the CPU: loading, augmentation, clustering by the dense Jaccard matrix, memory, trainer.
 It gets our small network with its starting weights, and the settings of `mcl reproduce`, so that it answers whether our `full` is a fair stand-in for it.
 The features are extracted by their code and ranked by `mcl.evaluation`. What is in the file already is not trained again.
+Their crops move by up to 10 pixels, which suits 256 x 128 and not 64 x 32: each world is run as the program stands, and with the padding in proportion, as ours is.
 
     python tools/peer_training.py --peer cluster-contrast-reid --worlds 5 --root runs/worlds     # some minutes a world
 """
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 from mcl.cli import DESK
-from mcl.data import load_dataset
+from mcl.data import default_padding, load_dataset
 from mcl.evaluation import rank_metrics
 from mcl.models import build_model
 from mcl.training import TrainConfig, commit, write_json
@@ -72,7 +73,7 @@ def network_of(config):
     return torch.nn.DataParallel(model)
 
 
-def train_theirs(code, config, world):
+def train_theirs(code, config, world, padding):
     "One run of the peer's program: what its network reaches, and the seconds of the whole."
     judges = []
     def judge(network): judges.append(Judge(network, code)); return judges[-1]
@@ -80,12 +81,12 @@ def train_theirs(code, config, world):
     np.random.seed(config.seed)
     code.random.seed(config.seed)
     code.best_mAP = 0
-    start, screen = time.perf_counter(), sys.stdout
+    start, screen, pad = time.perf_counter(), sys.stdout, code.T.Pad
     with (tempfile.TemporaryDirectory() as folder, led_to_the_cpu(), mock.patch.object(code, 'create_model', lambda args: network_of(config)),
           mock.patch.object(code, 'get_data', lambda name, folder_: data_of(world, folder)), mock.patch.object(code, 'Evaluator', judge),
+          mock.patch.object(code, 'Logger', lambda path: screen), mock.patch.object(code.T, 'Pad', lambda pixels: pad(padding)),
           mock.patch.object(code, 'compute_jaccard_distance', partial(code.compute_jaccard_distance, search_option=3))):
-        try: code.main_worker(arguments(config, folder))
-        finally: sys.stdout = screen
+        code.main_worker(arguments(config, folder))
     return judges[-1].found, time.perf_counter() - start
 
 
@@ -97,11 +98,13 @@ def main():
     args = parser.parse_args()
     runs = json.loads(RESULTS.read_text())['runs'] if RESULTS.exists() else []
     code = peer_code(args.peer)
-    for seed in tqdm([s for s in range(1, args.worlds + 1) if s not in {run['seed'] for run in runs}], unit='world'):
+    known = {(run['padding'], run['seed']) for run in runs}
+    wanted = [(padding, seed) for padding in (default_padding(TrainConfig().height), 10) for seed in range(1, args.worlds + 1)]
+    for padding, seed in tqdm([pair for pair in wanted if pair not in known], unit='run'):
         config, world = TrainConfig(method='full', seed=seed, **DESK), load_dataset(f'pedworld-desk-seed{seed}', root=args.root)
         started = datetime.now(timezone.utc).isoformat(timespec='seconds')
-        found, seconds = train_theirs(code, config, world)
-        runs.append(dict(study='peer_training', method='cluster_contrast_program', world=world.name, seed=seed, epochs=config.epochs, steps=config.epochs * config.steps_per_epoch,
+        found, seconds = train_theirs(code, config, world, padding)
+        runs.append(dict(study='peer_training', method='cluster_contrast_program', world=world.name, seed=seed, padding=padding, epochs=config.epochs, steps=config.epochs * config.steps_per_epoch,
                          images_seen=config.epochs * config.steps_per_epoch * config.p * config.k, mAP=100 * float(found.mAP), rank1=100 * float(found.cmc[0]),
                          total_s=seconds, device=DEVICE, threads=torch.get_num_threads(), commit=commit(), peer_commit=peer_commit(args.peer), started=started,
                          versions={name: version(name) for name in ('torch', 'torchvision', 'numpy', 'scikit-learn', 'faiss-cpu', 'pillow')}))
