@@ -8,8 +8,8 @@ __all__ = ['METHOD_ORDER', 'TEXT_COLUMNS', 'COST_COLUMNS', 'subset_sizes', 'pair
            'check_records', 'read_study', 'result_files', 'load_runs', 'bootstrap_interval', 'need_columns',
            'group_columns', 'in_method_order', 'mean_row', 'summarise', 'PairedDifference', 'pick', 'by_pair',
            'paired_difference', 'relative_to', 'cost_table', 'ratio_text', 'number_text', 'clustered_text',
-           'interval_text', 'readable', 'to_markdown', 'pareto_front', 'kept_text', 'gap_text', 'control_text',
-           'finding']
+           'interval_text', 'readable', 'to_markdown', 'pareto_front', 'kept_text', 'gap_text', 'grouped_gaps',
+           'control_text', 'finding']
 
 # %% ../nbs/09_costs.ipynb #e1175e07
 import json
@@ -424,14 +424,24 @@ def gap_text(
     word = 'ahead' if gap.low > 0 else 'behind' if gap.high < 0 else 'level'
     return f'{word} ({gap.mean:+.1f} points, {gap.low:+.1f} to {gap.high:+.1f})'
 
-# %% ../nbs/09_costs.ipynb #ecce1a23
+# %% ../nbs/09_costs.ipynb #d7b81ce2
+def grouped_gaps(
+    gaps: dict,  # name: PairedDifference
+) -> str:
+    "Comparisons by outcome, such as 'ahead at 1/4, 1/8 (+4.5 to +5.4 points); level at 1/2 (+2.6 points)'."
+    groups = {}
+    for name, gap in gaps.items(): groups.setdefault(gap_text(gap).split(' (')[0], {})[name] = f'{gap.mean:+.1f}'
+    span = lambda values: ' to '.join(dict.fromkeys((min(values, key=float), max(values, key=float))))
+    return '; '.join(f'{word} at {", ".join(group)} ({span(group.values())} points)' for word, group in groups.items())
+
+# %% ../nbs/09_costs.ipynb #dd72809b
 def control_text(
     runs: pd.DataFrame, method: str = 'mcl', control: str = 'subset_matched', value: str = 'mAP',
 ) -> str:            # '' when they share no fraction
     "The method against its control, at every fraction both have."
     fractions = sorted(set(runs[runs.method == method].fraction) & set(runs[runs.method == control].fraction), reverse=True)
-    gap = lambda f: paired_difference(runs, dict(method=method, fraction=f), dict(method=control, fraction=f), value)
-    return '; '.join(f'{ratio_text(f)}: {gap_text(gap(f))}' for f in fractions)
+    gaps = {ratio_text(f): paired_difference(runs, dict(method=method, fraction=f), dict(method=control, fraction=f), value) for f in fractions}
+    return grouped_gaps(gaps) if len(gaps) > 2 else '; '.join(f'{name}: {gap_text(gap)}' for name, gap in gaps.items())
 
 # %% ../nbs/09_costs.ipynb #01f52d43
 def finding(
