@@ -6,15 +6,17 @@
 __all__ = ['app', 'DESK', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'FAMILY', 'POLISHES', 'NOISE', 'CHANGED_WORLDS', 'WORLDS',
            'FRACTIONS', 'RANDOM', 'STUDIES', 'CLUSTER_CONTRAST', 'RECIPES', 'Arch', 'Height', 'Width', 'PAGE',
            'run_name', 'StudyRun', 'study_runs', 'study_run', 'is_record_of', 'run_study', 'model_of', 'write_table',
-           'draw_features', 'recipe_of', 'pedworld', 'train_command', 'say', 'one_line', 'with_settings', 'shape_of',
-           'evaluate', 'features', 'check_output', 'samples_of', 'write_features', 'export_command', 'cluster',
-           'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes', 'annotate_together',
-           'annotate', 'write_npz', 'pretrain', 'reproduce', 'health', 'pictures_of', 'as_page', 'report', 'main']
+           'draw_features', 'recipe_of', 'pedworld', 'train_command', 'say', 'fitting', 'one_line', 'with_settings',
+           'shape_of', 'evaluate', 'features', 'check_output', 'samples_of', 'write_features', 'export_command',
+           'cluster', 'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes',
+           'annotate_together', 'annotate', 'write_npz', 'pretrain', 'reproduce', 'health', 'pictures_of', 'as_page',
+           'report', 'main']
 
-# %% ../nbs/11_cli.ipynb #7aadfb50
+# %% ../nbs/11_cli.ipynb #308dd8cf
 import hashlib
 import json
 import sys
+import warnings
 from base64 import b64encode
 from dataclasses import replace
 from html import escape
@@ -237,14 +239,14 @@ def pedworld(
     usual = '-'.join([preset, f'seed{world.seed}'] + [layout] * (layout != 'market1501'))
     typer.echo(f'wrote {render(world, root or Path("worlds") / usual, layout=layout)}')
 
-# %% ../nbs/11_cli.ipynb #657fe041
+# %% ../nbs/11_cli.ipynb #6775b360
 @app.command('train', epilog='Example: mcl train --dataset pedworld-desk --method mcl --run-dir runs/mine --set epochs=5 --set eps=0.5')
 def train_command(
     dataset: Annotated[Optional[str], typer.Option(help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir, else pedworld-tiny')] = None,
     data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies, or is rendered')] = None,
     table: Annotated[Optional[Path], typer.Option(help='plain folder: CSV file with the columns path, and any of pid, camid, time')] = None,
     pattern: Annotated[Optional[str], typer.Option(help='plain folder: regular expression for paths, with groups camera, time, pid')] = None,
-    method: Annotated[str, typer.Option(help=', '.join(METHODS))] = 'mcl',
+    method: Annotated[Optional[str], typer.Option(help=f"{', '.join(METHODS)}; default: mcl, or full where images carry no time")] = None,
     recipe: Annotated[Optional[str], typer.Option(help=f"settings to start from: {', '.join(RECIPES)}; default: the data set's own")] = None,
     run_dir: Annotated[Path, typer.Option(help='folder for checkpoint, weights and record')] = Path('runs/latest'),
     resume: Annotated[bool, typer.Option(help='go on from the last checkpoint')] = False,
@@ -254,15 +256,24 @@ def train_command(
 ):
     "Train one method on one data set; the run folder receives the checkpoint, the weights and the record."
     name, root = (data_dir, None) if data_dir and not dataset else (dataset or 'pedworld-tiny', data_dir)
-    config = with_settings(TrainConfig(method=method, **recipe_of(name, recipe)), setting or [])
+    config = with_settings(TrainConfig(method=method or 'mcl', **recipe_of(name, recipe)), setting or [])
     device = join_processes(device)
-    record = train(config, on_main(load_dataset, name, root=root, pattern=pattern, table=table), run_dir, resume=resume, device=device, log_to=log_to).record
+    images = on_main(load_dataset, name, root=root, pattern=pattern, table=table)
+    if method is None: config = fitting(config, images)
+    record = train(config, images, run_dir, resume=resume, device=device, log_to=log_to).record
     say(f'{one_line(record)}\nwrote {run_dir}')
 
 # %% ../nbs/11_cli.ipynb #25c2eda4
 def say(text: str) -> None:
     "Print in the main process: of several, only one speaks."
     if processes()[0] == 0: typer.echo(text)
+
+# %% ../nbs/11_cli.ipynb #0329ef52
+def fitting(config: TrainConfig, dataset) -> TrainConfig:
+    "The configuration, with method `full` where subsets would be windows of time and images carry none."
+    if config.split_by != 'window' or read_times(dataset.train) is not None: return config
+    say('the images carry no time to cut windows by, so all are clustered: method full (--pattern or --table tell times, --set split_by=random cuts at random)')
+    return replace(config, method='full')
 
 # %% ../nbs/11_cli.ipynb #d299fa5f
 def one_line(record: dict) -> str:
@@ -614,11 +625,13 @@ def report(
     write_whole(output, lambda file: file.write(page.encode()))
     typer.echo(f'wrote {output}')
 
-# %% ../nbs/11_cli.ipynb #1ee32e43
+# %% ../nbs/11_cli.ipynb #584a8b4e
 def main(arguments: Optional[list] = None) -> None:
-    "Entry point of the `mcl` command: errors a user can mend become one line on standard error and exit status 2."
+    "Entry point of the `mcl` command: warnings, and errors a user can mend, become one line on standard error; an error ends with status 2."
     try:
-        app(args=arguments, prog_name='mcl')
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: typer.echo(f'mcl: {message}', err=True)
+            app(args=arguments, prog_name='mcl')
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         typer.echo(f'mcl: {error}', err=True)
         sys.exit(2)

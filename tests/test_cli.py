@@ -113,6 +113,25 @@ def test_train_then_evaluate_agree(worlds, tiny, tmp_path):
     assert 'mAP' in mcl('evaluate', tmp_path / 'run', *common, '--rerank').stdout
 
 
+def test_train_on_a_plain_folder_that_tells_no_time(tiny, tmp_path):
+    (tmp_path / 'crops').mkdir()
+    for i, sample in enumerate(tiny.train): (tmp_path / 'crops' / f'{i:04d}.jpg').symlink_to(sample.path.resolve())
+    settings = [w for s in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for w in ('--set', s)]
+    done = mcl('train', '--data-dir', 'crops', '--run-dir', 'run', *settings, cwd=tmp_path)
+    assert 'no time' in done.stdout and 'method full' in done.stdout and 'mAP' not in done.stdout, done
+    said = refused('train', '--data-dir', 'crops', '--run-dir', 'other', '--method', 'mcl', *settings, cwd=tmp_path)
+    assert '0000.jpg' in said and 'split_by=random' in said and 'Sample(' not in said, said
+    assert not (tmp_path / 'other' / 'record.json').exists()
+
+
+def test_a_warning_is_one_line(worlds, tmp_path):
+    settings = [w for s in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for w in ('--set', s)]
+    world = next(path for path in worlds.rglob('bounding_box_train')).parent
+    done = mcl('train', '--dataset', 'market1501', '--data-dir', world, '--recipe', 'none', '--run-dir', 'run', *settings, cwd=tmp_path)
+    warning = next(line for line in done.stderr.replace('\r', '\n').splitlines() if 'published data set' in line)
+    assert warning.startswith('mcl: market1501') and 'UserWarning' not in done.stderr, done
+
+
 def test_train_on_a_plain_folder_with_a_table(tiny, tmp_path):
     lines = ['path,camid,time']
     for i, sample in enumerate(tiny.train):
