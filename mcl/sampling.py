@@ -18,15 +18,14 @@ def expect(condition, message: str):
     "ValueError with `message` (what was found, what was expected, what to do) unless `condition` holds."
     if not condition: raise ValueError(message)
 
-# %% ../nbs/03_sampling.ipynb #bcfdfc89
+# %% ../nbs/03_sampling.ipynb #6e27a713
 def clock(
     samples: Sequence,  # n objects with `.time`, or n times; a time is a float, or None where it is unknown
 ) -> np.ndarray:        # times, float64, shape (n,)
     "The time of every sample; ValueError where one has none."
     times = np.array([getattr(sample, 'time', sample) for sample in samples], dtype=np.float64)
     missing = [sample for sample, time in zip(samples, times) if np.isnan(time)]
-    expect(not missing, f"{len(missing)} of {len(times)} samples have no time, the first is {getattr(missing[0], 'path', missing[0]) if missing else ''}. "
-           "Windows need a clock: give times, or cut at random (by='random', on the command line --set split_by=random), or cluster all images (method full).")
+    expect(not missing, f'{len(missing)} of {len(times)} samples have no time, first {[getattr(s, "path", s) for s in missing[:1]]}: give times, cut at random (split_by=random) or cluster all (method full).')
     return times
 
 # %% ../nbs/03_sampling.ipynb #c281bbc1
