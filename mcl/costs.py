@@ -177,7 +177,7 @@ def load_runs(
         if not runs[column].map(lambda v: isinstance(v, (dict, list, str))).any(): runs[column] = pd.to_numeric(runs[column])
     return runs
 
-# %% ../nbs/09_costs.ipynb #e5623010
+# %% ../nbs/09_costs.ipynb #a328a542
 def bootstrap_interval(
     values: Sequence[float],  # one number per seed; NaN are left out
     n_boot: int = 10_000,     # resamples
@@ -185,10 +185,11 @@ def bootstrap_interval(
     seed: int = 0,            # of the resampling
     expand: bool = True,      # move the percentiles outwards for few values (Hesterberg 2015)
 ) -> tuple[float, float]:     # lower and upper end; (nan, nan) for fewer than two values
-    "Percentile bootstrap interval of the mean."
+    "Percentile bootstrap interval of the mean; of fewer than five values, Student's interval."
     values = np.asarray(values, dtype=float); values = values[~np.isnan(values)]
     n, tail = len(values), (1 - level)/2
     if n < 2: return math.nan, math.nan
+    if expand and n < 5: return tuple(float(values.mean() + sign*stats.t.ppf(tail, n - 1)*values.std(ddof=1)/math.sqrt(n)) for sign in (1, -1))
     if expand: tail = stats.norm.cdf(math.sqrt(n/(n - 1)) * stats.t.ppf(tail, n - 1))
     means = values[np.random.default_rng(seed).integers(0, n, (n_boot, n))].mean(axis=1)
     low, high = np.quantile(means, [tail, 1 - tail])
@@ -415,20 +416,20 @@ def kept_text(
     first = f"{kept[0][0]} of {reference}'s {value} with {kept[0][1]} of its pairs"
     return ', '.join([first, *(f'{share} with {pairs}' for share, pairs in kept[1:])])
 
-# %% ../nbs/09_costs.ipynb #ac6f63d9
+# %% ../nbs/09_costs.ipynb #98ca5c16
 def gap_text(
     gap: PairedDifference,
 ) -> str:
-    "A difference in words, such as 'ahead (+1.2 points, +0.3 to +2.0)'; 'level' when the interval holds zero."
+    "A difference in words, such as 'ahead (+1.2 points, +0.3 to +2.0)'; 'undecided' when the interval holds zero."
     if math.isnan(gap.low): return f'not compared, one pair ({gap.mean:+.1f} points)'
-    word = 'ahead' if gap.low > 0 else 'behind' if gap.high < 0 else 'level'
+    word = 'ahead' if gap.low > 0 else 'behind' if gap.high < 0 else 'undecided'
     return f'{word} ({gap.mean:+.1f} points, {gap.low:+.1f} to {gap.high:+.1f})'
 
-# %% ../nbs/09_costs.ipynb #d7b81ce2
+# %% ../nbs/09_costs.ipynb #c389db21
 def grouped_gaps(
     gaps: dict,  # name: PairedDifference
 ) -> str:
-    "Comparisons by outcome, such as 'ahead at 1/4, 1/8 (+4.5 to +5.4 points); level at 1/2 (+2.6 points)'."
+    "Comparisons by outcome, such as 'ahead at 1/4, 1/8 (+4.5 to +5.4 points); undecided at 1/2 (+2.6 points)'."
     groups = {}
     for name, gap in gaps.items(): groups.setdefault(gap_text(gap).split(' (')[0], {})[name] = f'{gap.mean:+.1f}'
     span = lambda values: ' to '.join(dict.fromkeys((min(values, key=float), max(values, key=float))))
