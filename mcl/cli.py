@@ -105,12 +105,12 @@ FRACTIONS = {
 # %% ../nbs/11_cli.ipynb #eee5b34b
 RANDOM = {f'{method} 1/4, random': dict(method=method, split_by='random', k1=6, k2=2, min_samples=2) for method in ('mcl_plus', 'subset_matched', 'mcl')}
 
-# %% ../nbs/11_cli.ipynb #78b393fd
+# %% ../nbs/11_cli.ipynb #593a7d13
 STUDIES = {
     'reproduce': (3, {m: dict(method=m) for m in METHODS if m != 'per_subset'}),
     'fractions': (5, FRACTIONS),
     'family': (5, FAMILY),
-    'ablations': (3, ABLATIONS),
+    'ablations': (5, ABLATIONS),
     'random': (3, RANDOM),
     'noise': (3, NOISE),
     'worlds': (3, WORLDS),
