@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'DESK', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'FAMILY', 'POLISHES', 'NOISE', 'CHANGED_WORLDS', 'WORLDS',
-           'FRACTIONS', 'RANDOM', 'STUDIES', 'CLUSTER_CONTRAST', 'RECIPES', 'Arch', 'Height', 'Width', 'PAGE',
-           'run_name', 'StudyRun', 'study_runs', 'study_run', 'is_record_of', 'run_study', 'model_of', 'write_table',
-           'draw_features', 'recipe_of', 'pedworld', 'train_command', 'say', 'fitting', 'one_line', 'with_settings',
-           'shape_of', 'evaluate', 'features', 'check_output', 'samples_of', 'write_features', 'export_command',
-           'cluster', 'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes',
+           'FRACTIONS', 'RANDOM', 'STUDIES', 'PICTURES', 'CLUSTER_CONTRAST', 'RECIPES', 'Arch', 'Height', 'Width',
+           'PAGE', 'run_name', 'StudyRun', 'study_runs', 'study_run', 'is_record_of', 'run_study', 'model_of',
+           'draw_study', 'draw_features', 'recipe_of', 'pedworld', 'train_command', 'say', 'fitting', 'one_line',
+           'with_settings', 'shape_of', 'evaluate', 'features', 'check_output', 'samples_of', 'write_features',
+           'export_command', 'cluster', 'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes',
            'annotate_together', 'annotate', 'write_npz', 'pretrain', 'reproduce', 'health', 'pictures_of', 'as_page',
            'report', 'main']
 
@@ -187,15 +187,22 @@ def model_of(weights: Path, arch: str):
     "The network of a run folder or of a weights file."
     return load_weights(build_model(arch, None), weights / 'model.safetensors' if weights.is_dir() else weights).eval()
 
-# %% ../nbs/11_cli.ipynb #ab3574e9
-def write_table(
-    results: Path,  # result file of a study
-    path: Path,     # Markdown file to write
-    by=None,        # columns that make a row, see `costs.cost_table`
-) -> str:           # the table
-    "The table of a study as Markdown, made from its result file."
+# %% ../nbs/11_cli.ipynb #a84d4c8b
+PICTURES = {'reproduce': 'cost_accuracy', 'fractions': 'frontier'}   # studies with a picture of cost and accuracy
+
+# %% ../nbs/11_cli.ipynb #93edd22b
+def draw_study(
+    study: str,     # one of STUDIES
+    results: Path,  # its result file
+    out: Path,      # folder for the table, and for the pictures if it has any
+) -> str:           # the table, Markdown
+    "Everything that is made of a result file alone."
+    by = ['method', 'fraction', 'n_subsets'] if study in PICTURES else None
     text = costs.to_markdown(costs.readable(costs.cost_table(costs.load_runs(results), by=by)))
-    path.write_text(text, encoding='utf-8')
+    (out / f'{results.stem}.md').write_text(text, encoding='utf-8')
+    if study in PICTURES:
+        from mcl import plots
+        plots.draw_cost(results, out, PICTURES[study])
     return text
 
 # %% ../nbs/11_cli.ipynb #96fe5598
@@ -541,7 +548,7 @@ def pretrain(
     write_json(output.with_suffix('.json'), run.record)
     typer.echo(f'wrote {output}')
 
-# %% ../nbs/11_cli.ipynb #51497948
+# %% ../nbs/11_cli.ipynb #1c9ed5f2
 @app.command(epilog='Example: mcl reproduce --preset tiny')
 def reproduce(
     preset: Annotated[str, typer.Option(help='tiny: a smoke test people can watch; desk: the study')] = 'desk',
@@ -558,10 +565,7 @@ def reproduce(
     typer.echo(f'{len(runs)} runs; finished ones in {work / preset} are kept')
     if not run_study(study, preset, work, results, missing):
         raise ValueError(f'no finished run of {study} in {work / preset}: leave --no-missing out, and it is made')
-    table = write_table(results, out / f'{name}.md', ['method', 'fraction', 'n_subsets'] if study in ('reproduce', 'fractions') else None)
-    if study in ('reproduce', 'fractions'):
-        from mcl import plots
-        plots.draw_cost(results, out, 'cost_accuracy' if study == 'reproduce' else 'frontier')
+    table = draw_study(study, results, out)
     if study == 'reproduce':
         draw_features(preset, work, out)
     typer.echo(f'\n{table}\n\nwrote {results} and what is drawn from it in {out}')

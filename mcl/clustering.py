@@ -89,7 +89,7 @@ def row_lengths(block) -> np.ndarray:
     block = np.asarray(block, np.float32)
     return np.sqrt(np.einsum('nd,nd->n', block, block))
 
-# %% ../nbs/04_clustering.ipynb #a5b8d559
+# %% ../nbs/04_clustering.ipynb #3a8e67ef
 def check_rows(
     features,                 # array or tensor, shape (n, d)
     normalise: bool = False,  # True: any length but zero will do

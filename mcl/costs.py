@@ -362,7 +362,7 @@ def interval_text(
     "Mean and interval, such as '61.2 (59.8 to 62.5)'; the mean alone where one run gives no interval."
     return number_text(row.mAP) + ('' if math.isnan(row.mAP_low) else f' ({number_text(row.mAP_low)} to {number_text(row.mAP_high)})')
 
-# %% ../nbs/09_costs.ipynb #a4ebd02c
+# %% ../nbs/09_costs.ipynb #c7c781d2
 def readable(
     table: pd.DataFrame,  # from cost_table
 ) -> pd.DataFrame:        # strings, with headings for people
@@ -376,8 +376,7 @@ def readable(
         'mAP (95 % interval)': [interval_text(row) for row in rows], 'rank-1': [number_text(row.rank1) for row in rows],
         'pairs, share of full': [clusters(row, ratio_text(row.pairs_vs_full)) for row in rows],
         'clustering, s': [clusters(row, number_text(row.clustering_s)) for row in rows],
-        'clustering peak, MiB': [clusters(row, number_text(row.clustering_peak_mib, 0)) for row in rows],
-        'total, s': [number_text(row.total_s, 0) for row in rows], 'steps': [number_text(row.steps, 0) for row in rows], 'runs': [str(row.n) for row in rows]})
+        'steps': [number_text(row.steps, 0) for row in rows], 'runs': [str(row.n) for row in rows]})
     return pd.DataFrame(columns)
 
 # %% ../nbs/09_costs.ipynb #41b26366

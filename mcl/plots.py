@@ -519,7 +519,7 @@ def save_figure(
     write_whole(path, lambda file: file.write(content.getvalue()))
     return path
 
-# %% ../nbs/10_plots.ipynb #fb12ef97
+# %% ../nbs/10_plots.ipynb #40a9b90d
 def draw_cost(
     results: str | Path,  # a result file
     folder: str | Path,   # NAME.png and NAME_seconds.png go here
@@ -529,8 +529,8 @@ def draw_cost(
     runs = load_runs(results)
     facts = {key: sorted({str(v) for v in runs[key].dropna()}) for key in ('study', 'commit', 'world') if key in runs}
     facts |= {'made from': Path(results).name, 'runs': len(runs)}
-    return [save_figure(cost_accuracy(runs, cost), Path(folder)/f'{file}.png', facts)
-            for file, cost in ((name, 'clustering_pairs'), (f'{name}_seconds', 'labelling_s'))]
+    figures = {name: cost_accuracy(runs), f'{name}_seconds': cost_accuracy(runs, 'labelling_s')}
+    return [save_figure(figure, Path(folder)/f'{file}.png', facts | {'title': figure.axes[0].get_title(loc='left')}) for file, figure in figures.items()]
 
 # %% ../nbs/10_plots.ipynb #3dffa9dc
 def spread_queries(

@@ -770,7 +770,7 @@ def provenance(device) -> dict:
     packages = {name: version(name) for name in ('mcl', 'torch', 'torchvision', 'numpy', 'scikit-learn', 'faiss-cpu')}
     return dict(device=str(device), processes=processes()[1], threads=torch.get_num_threads(), commit=commit(), versions=dict(python=platform.python_version(), **packages))
 
-# %% ../nbs/08_training.ipynb #273d8d03
+# %% ../nbs/08_training.ipynb #ce1b051e
 def make_record(state: RunState, config: TrainConfig, todo: Plan, dataset: ReIDDataset, metrics: RankMetrics | None, started: str) -> dict:
     "The record of a finished run: one flat dictionary with its identity, accuracy in per cent, cost, label quality, provenance and configuration."
     seconds, last = state.watch.seconds, state.history[-1]

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from mcl.cli import app, main
 
+SHORT = [word for setting in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for word in ('--set', setting)]
 COMMANDS = 'pedworld train evaluate features export cluster annotate report pretrain reproduce'.split()
 
 
@@ -105,8 +106,7 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
 
 def test_train_then_evaluate_agree(worlds, tiny, tmp_path):
     common = ['--dataset', 'pedworld-tiny', '--data-dir', worlds]
-    settings = [w for s in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for w in ('--set', s)]
-    trained = mcl('train', *common, '--run-dir', tmp_path / 'run', *settings)
+    trained = mcl('train', *common, '--run-dir', tmp_path / 'run', *SHORT)
     evaluated = mcl('evaluate', tmp_path / 'run', *common)
     number = lambda text: text.split('mAP')[1].split()[0]
     assert number(trained.stdout) == number(evaluated.stdout), (trained, evaluated)
@@ -116,18 +116,16 @@ def test_train_then_evaluate_agree(worlds, tiny, tmp_path):
 def test_train_on_a_plain_folder_that_tells_no_time(tiny, tmp_path):
     (tmp_path / 'crops').mkdir()
     for i, sample in enumerate(tiny.train): (tmp_path / 'crops' / f'{i:04d}.jpg').symlink_to(sample.path.resolve())
-    settings = [w for s in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for w in ('--set', s)]
-    done = mcl('train', '--data-dir', 'crops', '--run-dir', 'run', *settings, cwd=tmp_path)
+    done = mcl('train', '--data-dir', 'crops', '--run-dir', 'run', *SHORT, cwd=tmp_path)
     assert 'no time' in done.stdout and 'method full' in done.stdout and 'mAP' not in done.stdout, done
-    said = refused('train', '--data-dir', 'crops', '--run-dir', 'other', '--method', 'mcl', *settings, cwd=tmp_path)
+    said = refused('train', '--data-dir', 'crops', '--run-dir', 'other', '--method', 'mcl', *SHORT, cwd=tmp_path)
     assert '0000.jpg' in said and 'split_by=random' in said and 'Sample(' not in said, said
     assert not (tmp_path / 'other' / 'record.json').exists()
 
 
-def test_a_warning_is_one_line(worlds, tmp_path):
-    settings = [w for s in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for w in ('--set', s)]
+def test_a_warning_is_one_line(worlds, tiny, tmp_path):
     world = next(path for path in worlds.rglob('bounding_box_train')).parent
-    done = mcl('train', '--dataset', 'market1501', '--data-dir', world, '--recipe', 'none', '--run-dir', 'run', *settings, cwd=tmp_path)
+    done = mcl('train', '--dataset', 'market1501', '--data-dir', world, '--recipe', 'none', '--run-dir', 'run', *SHORT, cwd=tmp_path)
     warning = next(line for line in done.stderr.replace('\r', '\n').splitlines() if 'published data set' in line)
     assert warning.startswith('mcl: market1501') and 'UserWarning' not in done.stderr, done
 
@@ -140,8 +138,7 @@ def test_train_on_a_plain_folder_with_a_table(tiny, tmp_path):
         path.symlink_to(sample.path.resolve())
         lines.append(f'{path.relative_to(tmp_path / "crops").as_posix()},{10 * sample.camid},{3600 * sample.time}')
     (tmp_path / 'crops.csv').write_text('\n'.join(lines) + '\n')
-    settings = [w for s in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for w in ('--set', s)]
-    done = mcl('train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'run', *settings, cwd=tmp_path)
+    done = mcl('train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'run', *SHORT, cwd=tmp_path)
     assert 'n_clusters' in done.stdout and 'mAP' not in done.stdout, done
     assert 'label_stability' not in done.stdout and 'outlier_rate' in done.stdout
     assert (tmp_path / 'run' / 'model.safetensors').exists()
