@@ -60,6 +60,10 @@ ABLATIONS = {
     'mcl, no polish loss': dict(MCL, consistency_weight=0.0, triplet_weight=0.0),
     'mcl, L_sc only': dict(MCL, triplet_weight=0.0),
     'mcl, L_sw_tri only': dict(MCL, consistency_weight=0.0),
+    'mcl, both losses at 0.3': dict(MCL, consistency_weight=0.3, triplet_weight=0.3),
+    'mcl, both losses at 0.1': dict(MCL, consistency_weight=0.1, triplet_weight=0.1),
+    'mcl, L_sc at 0.1': dict(MCL, consistency_weight=0.1),
+    'mcl, L_sw_tri only, at 3': dict(MCL, consistency_weight=0.0, triplet_weight=3.0),
     'mcl_plus': MCL_PLUS,
     'mcl_plus, labels not refined': dict(MCL_PLUS, refine_rounds=0),
     'mcl_plus, every label trusted': dict(MCL_PLUS, trusted_share=1.0),
@@ -111,9 +115,9 @@ STUDIES = {
     'fractions': (5, FRACTIONS),
     'family': (5, FAMILY),
     'ablations': (5, ABLATIONS),
-    'random': (3, RANDOM),
-    'noise': (3, NOISE),
-    'worlds': (3, WORLDS),
+    'random': (5, RANDOM),
+    'noise': (5, NOISE),
+    'worlds': (5, WORLDS),
     'scale': (1, {m: dict(method=m) for m in ('full', 'mcl_plus', 'per_subset')}),
 }
 

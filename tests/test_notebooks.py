@@ -222,7 +222,7 @@ def test_folded_code_is_folded_in_jupyterlab_too(name):
 
 
 def test_no_progress_bar_is_stored():
-    stored = [path.name for path in NBS.glob('*.ipynb') if 'widget-view' in path.read_text(encoding='utf-8')]
+    stored = [path.name for path in NBS.glob('*.ipynb') if re.search('widget-(view|state)', path.read_text(encoding='utf-8'))]
     assert not stored, 'outputs hold widgets, which are empty without a kernel: pass progress=False'
 
 
