@@ -35,7 +35,7 @@ class World:
     n_junk: int = 0                   # gallery images of bad detections, pid -1
     domain: str = 'default'           # 'default', or 'source' (other garments, cameras and backgrounds)
     return_rate: float = 0.055        # chance to come back at another time of the day before each next sighting: 0 never, 1 always
-    camera_gap: float = 1.0           # how different the cameras are; 0: all alike
+    camera_gap: float = 1.0           # how different colours, light and sharpness of the cameras are; 0: alike
     lookalikes: float = 0.3           # share of people who are near copies of another
 
     def __post_init__(self): _check(self)
@@ -674,7 +674,7 @@ def _colour_matrices(rng: np.random.Generator, n: int, gap: float, spread) -> np
 # %% ../nbs/00_pedworld.ipynb #e2df440f
 @functools.lru_cache(maxsize=4)
 def _cameras(world: World) -> np.ndarray:
-    "Every camera, structured array (n_cams,): colour response, exposure, sharpness, noise, daylight and the direction people walk in."
+    "Every camera, structured array (n_cams,): colour response, exposure, sharpness, noise, daylight and JPEG quality."
     rng, n, gap = _rng(world, 'cameras'), world.n_cams, world.camera_gap
     spread = lambda: (rng.permutation(n) + rng.random(n)) / n * 2 - 1
     camera = np.zeros(n, CAMERA)
@@ -936,12 +936,13 @@ VERSION = 4   # of the drawing: another version draws other images from the same
 # %% ../nbs/00_pedworld.ipynb #b4494ed4
 def _write(path: Path | str, data: bytes):
     "Write `data` to `path` in one step: nobody ever sees half a file."
-    temporary = f'{path}.part'
+    temporary = f'{path}.{os.getpid()}.part'
     try:
         with open(temporary, 'wb') as file: file.write(data)
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError) and Path(path).parent.is_dir(): return _write(path, data)
         raise OSError(error.errno, f'{error.strerror}. Make room or choose another folder; the same call goes on where it stopped', str(path)) from None
 
 # %% ../nbs/00_pedworld.ipynb #f9048d72
@@ -962,7 +963,7 @@ def _claim(world: World, root: Path, layout: str = 'market1501') -> bool:
     if found and ({key: found.get(key) for key in note} != note or found.get('layout', 'market1501') != layout):
         raise FileExistsError(f'{root} holds another PedWorld, or one in another layout or drawn by another version. Choose another folder, or delete this one first.')
     if found: return found.get('complete', False) and found.get('images') == sum(1 for _ in root.rglob('*.jpg'))
-    if root.exists() and any(root.iterdir()):
+    if root.exists() and any(p.suffix != '.part' for p in root.iterdir()) and not _note(root):
         raise FileExistsError(f'{root} is not empty and was not written by PedWorld. Choose a new or an empty folder.')
     root.mkdir(parents=True, exist_ok=True)
     _write(root / 'pedworld.json', json.dumps(note | {'complete': False}, indent=1).encode())

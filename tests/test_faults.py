@@ -51,6 +51,24 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
+def render_at(barrier, folder):
+    barrier.wait()
+    render(SMALL, folder, progress=False)
+
+
+def test_processes_that_render_one_world_at_the_same_time_do_not_disturb_each_other(world, tmp_path):
+    spawn = multiprocessing.get_context('spawn')
+    barrier = spawn.Barrier(3)
+    together = [spawn.Process(target=render_at, args=(barrier, tmp_path / 'world')) for _ in range(3)]
+    for process in together:
+        process.start()
+    for process in together:
+        process.join()
+    assert [process.exitcode for process in together] == [0, 0, 0]
+    contents = [{p.relative_to(root): p.read_bytes() for p in root.rglob('*') if p.is_file()} for root in (world, tmp_path / 'world')]
+    assert contents[0] == contents[1]
+
+
 class Disk:
     "A disk that is full for one file: whatever is written for it fails after a few bytes."
 
