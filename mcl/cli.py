@@ -70,6 +70,7 @@ ABLATIONS = {
     'mcl_plus, no memory': dict(MCL_PLUS, prototype_memory=False),
     'mcl_plus, cameras as they come': dict(MCL_PLUS, balance_cameras=False),
     'mcl_plus, no L_sw_tri': dict(MCL_PLUS, triplet_weight=0.0),
+    'mcl_plus, L_sw_tri at 3': dict(MCL_PLUS, triplet_weight=3.0),
     'mcl_plus, with L_sc': dict(MCL_PLUS, views=2, consistency_weight=1.0),
     'mcl_plus, a quarter of the steps polish': dict(MCL_PLUS, phase_two_share=0.25),
     'mcl_plus, three quarters polish': dict(MCL_PLUS, phase_two_share=0.75),
