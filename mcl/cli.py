@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'DESK', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'FAMILY', 'POLISHES', 'NOISE', 'CHANGED_WORLDS', 'WORLDS',
-           'FRACTIONS', 'RANDOM', 'STUDIES', 'PICTURES', 'CLUSTER_CONTRAST', 'RECIPES', 'Arch', 'Height', 'Width',
-           'PAGE', 'run_name', 'StudyRun', 'study_runs', 'study_run', 'is_record_of', 'run_study', 'model_of',
+           'FRACTIONS', 'RANDOM', 'FRESH', 'STUDIES', 'PICTURES', 'CLUSTER_CONTRAST', 'RECIPES', 'Arch', 'Height',
+           'Width', 'PAGE', 'run_name', 'StudyRun', 'study_runs', 'study_run', 'is_record_of', 'run_study', 'model_of',
            'draw_study', 'draw_features', 'recipe_of', 'pedworld', 'train_command', 'say', 'fitting', 'one_line',
            'with_settings', 'shape_of', 'evaluate', 'features', 'check_output', 'samples_of', 'write_features',
            'export_command', 'cluster', 'ImageFolder', 'count_images', 'fingerprint', 'open_source', 'open_prototypes',
@@ -110,16 +110,20 @@ FRACTIONS = {
 # %% ../nbs/11_cli.ipynb #eee5b34b
 RANDOM = {f'{method} 1/4, random': dict(method=method, split_by='random', k1=6, k2=2, min_samples=2) for method in ('mcl_plus', 'subset_matched', 'mcl')}
 
+# %% ../nbs/11_cli.ipynb #a7d93b24
+FRESH = {name: ABLATIONS[name] for name in ('mcl_plus', 'mcl_plus, L_sw_tri at 3')}
+
 # %% ../nbs/11_cli.ipynb #593a7d13
 STUDIES = {
-    'reproduce': (3, {m: dict(method=m) for m in METHODS if m != 'per_subset'}),
-    'fractions': (5, FRACTIONS),
-    'family': (5, FAMILY),
-    'ablations': (5, ABLATIONS),
-    'random': (5, RANDOM),
-    'noise': (5, NOISE),
-    'worlds': (5, WORLDS),
-    'scale': (1, {m: dict(method=m) for m in ('full', 'mcl_plus', 'per_subset')}),
+    'reproduce': (range(1, 4), {m: dict(method=m) for m in METHODS if m != 'per_subset'}),
+    'fractions': (range(1, 6), FRACTIONS),
+    'family': (range(1, 6), FAMILY),
+    'ablations': (range(1, 6), ABLATIONS),
+    'random': (range(1, 6), RANDOM),
+    'noise': (range(1, 6), NOISE),
+    'worlds': (range(1, 6), WORLDS),
+    'fresh': (range(6, 11), FRESH),
+    'scale': (range(1, 2), {m: dict(method=m) for m in ('full', 'mcl_plus', 'per_subset')}),
 }
 
 # %% ../nbs/11_cli.ipynb #95de50fe
@@ -148,7 +152,7 @@ def study_runs(
         if name not in known:
             raise ValueError(f'unknown {what} {name!r}: choose one of {", ".join(known)}')
     (settings, worlds), (seeds, variants) = PRESETS[preset], STUDIES[study]
-    return [study_run(preset, name, {**settings, **changes, 'seed': seed}) for seed in range(1, 1 + min(worlds, seeds)) for name, changes in variants.items()]
+    return [study_run(preset, name, {**settings, **changes, 'seed': seed}) for seed in seeds[:worlds] for name, changes in variants.items()]
 
 # %% ../nbs/11_cli.ipynb #31ae0317
 def study_run(preset: str, variant: str, settings: dict) -> StudyRun:
