@@ -119,9 +119,9 @@ STUDIES = {
     'fractions': (range(1, 6), FRACTIONS),
     'family': (range(1, 6), FAMILY),
     'ablations': (range(1, 6), ABLATIONS),
-    'random': (range(1, 6), RANDOM),
-    'noise': (range(1, 6), NOISE),
-    'worlds': (range(1, 6), WORLDS),
+    'random': (range(1, 4), RANDOM),
+    'noise': (range(1, 4), NOISE),
+    'worlds': (range(1, 4), WORLDS),
     'fresh': (range(6, 11), FRESH),
     'scale': (range(1, 2), {m: dict(method=m) for m in ('full', 'mcl_plus', 'per_subset')}),
 }
