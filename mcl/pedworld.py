@@ -963,7 +963,7 @@ def _claim(world: World, root: Path, layout: str = 'market1501') -> bool:
     if found and ({key: found.get(key) for key in note} != note or found.get('layout', 'market1501') != layout):
         raise FileExistsError(f'{root} holds another PedWorld, or one in another layout or drawn by another version. Choose another folder, or delete this one first.')
     if found: return found.get('complete', False) and found.get('images') == sum(1 for _ in root.rglob('*.jpg'))
-    if root.exists() and any(p.suffix != '.part' for p in root.iterdir()) and not _note(root):
+    if root.exists() and any(not p.name.startswith('pedworld.json') for p in root.iterdir()) and not _note(root):
         raise FileExistsError(f'{root} is not empty and was not written by PedWorld. Choose a new or an empty folder.')
     root.mkdir(parents=True, exist_ok=True)
     _write(root / 'pedworld.json', json.dumps(note | {'complete': False}, indent=1).encode())
