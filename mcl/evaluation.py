@@ -32,7 +32,7 @@ class RankMetrics(NamedTuple):
     def percentages(self) -> dict:
         "mAP, rank1, rank5, rank10 and mINP times 100; ranks beyond the CMC's end are left out."
         ranks = {f'rank{r}': 100 * float(self.cmc[r - 1]) for r in (1, 5, 10) if r <= len(self.cmc)}
-        return dict(mAP=100 * self.mAP, **ranks, mINP=100 * self.mINP)
+        return dict(mAP=100 * float(self.mAP), **ranks, mINP=100 * float(self.mINP))
 
     def __repr__(self) -> str:
         return ', '.join(f'{name} {value:.1f} %' for name, value in self.percentages().items()) + f', {self.n_valid:,} queries'

@@ -12,8 +12,8 @@ __all__ = ['METHODS', 'ADDITIONS', 'PAPER', 'READINGS', 'Schedule', 'Polish', 'P
            'found_labels', 'read_times', 'Subset', 'draw', 'phase_one_batches', 'epoch_seed', 'annotated_labels',
            'label_space', 'with_noise', 'polish_sampler', 'polish_batches', 'optimise', 'purity', 'label_quality',
            'stability', 'annotation_quality', 'run_epoch', 'run_phase_two', 'Stores', 'open_stores', 'evaluate_model',
-           'accuracy', 'clustering_cost', 'commit', 'provenance', 'make_record', 'readings', 'check_tracker',
-           'accelerate_state', 'curves', 'Run', 'read_ids', 'open_run', 'train', 'write_json', 'save_run']
+           'clustering_cost', 'commit', 'provenance', 'make_record', 'readings', 'check_tracker', 'accelerate_state',
+           'curves', 'Run', 'read_ids', 'open_run', 'train', 'write_json', 'save_run']
 
 # %% ../nbs/08_training.ipynb #9b58e3ae
 import atexit
@@ -741,12 +741,6 @@ def evaluate_model(model: ReIDNet, stores: Stores, use_rerank: bool = False) -> 
     query, gallery = (shared_features(model, store) for store in (stores.query, stores.gallery))
     return on_main(evaluate, query, gallery, stores.query.samples, stores.gallery.samples, use_rerank=use_rerank)
 
-# %% ../nbs/08_training.ipynb #7094912b
-def accuracy(metrics: RankMetrics) -> dict:
-    "Accuracies of a record, in 0..100."
-    ranks = {f'rank{r}': 100 * float(metrics.cmc[r - 1]) for r in (1, 5, 10) if r <= len(metrics.cmc)}
-    return dict(mAP=100 * float(metrics.mAP), **ranks, mINP=100 * float(metrics.mINP))
-
 # %% ../nbs/08_training.ipynb #f6e4070e
 def clustering_cost(config: TrainConfig, todo: Plan, history: list = ()) -> dict:
     "Images clustered and pairs compared over the run: each set costs the square of its size, each epoch anew; pairs of centroids count where they merge."
@@ -781,7 +775,7 @@ def make_record(state: RunState, config: TrainConfig, todo: Plan, dataset: ReIDD
         images_seen=steps * config.p * config.k, split=config.split_by if todo.subset_ids.any() else None,
         fraction=config.clustered_subsets / config.n_subsets if uses_subsets else 1.0,
         n_subsets=config.n_subsets if todo.subset_ids.any() else 1,
-        **(accuracy(metrics) if metrics else {}), **clustering_cost(config, todo, state.history),
+        **(metrics.percentages() if metrics else {}), **clustering_cost(config, todo, state.history),
         clustering_peak_mib=max(row['clustering_peak_mib'] for row in state.history),
         **{f'{name}_s': seconds[name] for name in ('clustering', 'annotation', 'features', 'train')},
         total_s=sum(seconds.values()), **{k: last[k] for k in ('n_clusters', 'outlier_rate', 'label_stability', 'pseudo_label_ari', 'soft_label_purity', 'soft_label_chance')},
