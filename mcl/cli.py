@@ -6,11 +6,11 @@
 __all__ = ['app', 'DESK', 'PRESETS', 'MCL', 'MCL_PLUS', 'ABLATIONS', 'ANNOTATED_OR_NOT', 'FAMILY', 'POLISHES', 'NOISE',
            'CHANGED_WORLDS', 'WORLDS', 'FRACTIONS', 'RANDOM', 'FRESH', 'STUDIES', 'PICTURES', 'CLUSTER_CONTRAST',
            'RECIPES', 'Arch', 'Height', 'Width', 'PAGE', 'run_name', 'StudyRun', 'study_runs', 'study_run',
-           'is_record_of', 'run_study', 'model_of', 'draw_study', 'draw_features', 'recipe_of', 'pedworld',
-           'train_command', 'say', 'fitting', 'one_line', 'with_settings', 'shape_of', 'evaluate', 'features',
-           'check_output', 'samples_of', 'write_features', 'export_command', 'cluster', 'ImageFolder', 'count_images',
-           'fingerprint', 'open_source', 'open_prototypes', 'annotate_together', 'annotate', 'write_npz', 'pretrain',
-           'reproduce', 'health', 'pictures_of', 'as_page', 'report', 'main']
+           'is_record_of', 'results_path', 'run_study', 'model_of', 'draw_study', 'draw_features', 'recipe_of',
+           'pedworld', 'train_command', 'say', 'fitting', 'one_line', 'with_settings', 'shape_of', 'evaluate',
+           'features', 'check_output', 'samples_of', 'write_features', 'export_command', 'cluster', 'ImageFolder',
+           'count_images', 'fingerprint', 'open_source', 'open_prototypes', 'annotate_together', 'annotate',
+           'write_npz', 'pretrain', 'reproduce', 'health', 'pictures_of', 'as_page', 'report', 'main']
 
 # %% ../nbs/11_cli.ipynb #308dd8cf
 import hashlib
@@ -173,16 +173,28 @@ def is_record_of(record: Path, config: TrainConfig) -> bool:
     return then is not None and all(vars(config)[name] == value for name, value in then.items() if name in vars(config))
 
 # %% ../nbs/11_cli.ipynb #60499b67
+def results_path(
+    results: Path,     # the result file of the study, which may exist
+    unfinished: Path,  # where a study is written while the result file holds more
+    n: int,            # runs that are finished
+    of: int,           # runs of the whole study
+) -> Path:
+    "Where a study is written: never over a result file that holds more runs, unless all of them are finished."
+    held = len(costs.read_study(results)) if results.exists() else 0
+    return unfinished if n < min(held, of) else results
+
+# %% ../nbs/11_cli.ipynb #ab5f0c07
 def run_study(
     study: str,     # see `study_runs`
     preset: str,    # see `study_runs`
     work: Path,     # folder for worlds and runs
-    results: Path,  # result file, rewritten after every run
+    results: Path,  # result file, see `results_path`
     missing: bool = True,  # make the runs that are missing; False: gather what is finished
-) -> list:          # records of the finished runs
+) -> Path | None:   # the file written, if there was a run to write
     "Run a study; a second call goes on after the last finished run, and inside it after its last epoch."
-    records, dataset, stores = [], None, None
-    for run in tqdm(study_runs(study, preset), desc=f'{study} {preset}', unit='run'):
+    runs, records, written = study_runs(study, preset), [], None
+    unfinished, dataset, stores = work / preset / 'unfinished' / 'results' / results.name, None, None
+    for run in tqdm(runs, desc=f'{study} {preset}', unit='run'):
         record = work / run.folder / 'record.json'
         done = is_record_of(record, run.config)
         if not missing and not done:
@@ -193,8 +205,11 @@ def run_study(
                 stores = open_stores(dataset, (run.config.height, run.config.width))
             train(run.config, dataset, work / run.folder, resume=True, stores=stores)
         records.append(dict(study=study, variant=run.variant, **json.loads(record.read_text())))
-        write_json(results, dict(study=study, preset=preset, runs=records))
-    return records
+        written = results_path(results, unfinished, len(records), len(runs))
+        written.parent.mkdir(parents=True, exist_ok=True)
+        write_json(written, dict(study=study, preset=preset, runs=records))
+    if written == results: unfinished.unlink(missing_ok=True)
+    return written
 
 # %% ../nbs/11_cli.ipynb #98ac3720
 def model_of(weights: Path, arch: str):
@@ -577,12 +592,16 @@ def reproduce(
     (out / 'results').mkdir(parents=True, exist_ok=True)
     results = out / 'results' / f'{name}.json'
     typer.echo(f'{len(runs)} runs; finished ones in {work / preset} are kept')
-    if not run_study(study, preset, work, results, missing):
+    written = run_study(study, preset, work, results, missing)
+    if written is None:
         raise ValueError(f'no finished run of {study} in {work / preset}: leave --no-missing out, and it is made')
-    table = draw_study(study, results, out)
-    if study == 'reproduce':
+    folder = written.parent.parent
+    table = draw_study(study, written, folder)
+    if study == 'reproduce' and written == results:
         draw_features(preset, work, out)
-    typer.echo(f'\n{table}\n\nwrote {results} and what is drawn from it in {out}')
+    typer.echo(f'\n{table}\n\nwrote {written} and what is drawn from it in {folder}')
+    if written != results:
+        typer.echo(f'{results} holds more runs and was kept: call again to finish the study, which replaces it, or remove it')
 
 # %% ../nbs/11_cli.ipynb #4653382b
 def health(features: torch.Tensor, sets: list, samples, config: TrainConfig) -> tuple:

@@ -1,15 +1,18 @@
 """The command line as a new user drives it, wrong paths and all."""
 import contextlib
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mcl.cli import app, main
+from mcl.cli import app, main, study_runs
 
 SHORT = [word for setting in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for word in ('--set', setting)]
 COMMANDS = 'pedworld train evaluate features export cluster annotate report pretrain reproduce'.split()
@@ -78,6 +81,27 @@ def test_rows_of_any_length_are_clustered_on_demand_and_the_message_says_how(tmp
     done = mcl('cluster', 'f.npy', 'l.npy', '--k1', 8, '--normalise', '--method', 'dbscan', cwd=tmp_path)
     assert '10 clusters' in done.stdout, done
     assert 'leiden' in refused('cluster', 'f.npy', 'l.npy', '--normalise', '--method', 'agglomerative', cwd=tmp_path)
+
+
+def test_an_unfinished_study_keeps_the_results_that_are_there(tmp_path, monkeypatch):
+    run = study_runs('ablations', 'desk')[0]
+    results, record = tmp_path / 'figures/results/ablations.json', tmp_path / 'runs' / run.folder / 'record.json'
+    shipped = Path(__file__).parent.parent / 'figures/results/ablations.json'
+    for path in (results, record):
+        path.parent.mkdir(parents=True)
+    shutil.copy(shipped, results)
+    finished = {key: value for key, value in json.loads(shipped.read_text())['runs'][0].items() if key not in ('study', 'variant')}
+    record.write_text(json.dumps(dict(finished, config=vars(run.config))))
+    monkeypatch.chdir(tmp_path)
+    gather = ('reproduce', '--study', 'ablations', '--no-missing')
+    beside = Path('runs/desk/unfinished/results/ablations.json')
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        main(gather)
+        assert 'holds more runs and was kept' in said.getvalue() and str(beside) in said.getvalue()
+        assert results.read_bytes() == shipped.read_bytes() and len(json.loads(beside.read_text())['runs']) == 1
+        results.unlink()
+        main(gather)
+    assert len(json.loads(results.read_text())['runs']) == 1 and not (tmp_path / beside).exists()
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
