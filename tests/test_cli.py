@@ -93,15 +93,14 @@ def test_an_unfinished_study_keeps_the_results_that_are_there(tmp_path, monkeypa
     finished = {key: value for key, value in json.loads(shipped.read_text())['runs'][0].items() if key not in ('study', 'variant')}
     record.write_text(json.dumps(dict(finished, config=vars(run.config))))
     monkeypatch.chdir(tmp_path)
-    gather = ('reproduce', '--study', 'ablations', '--no-missing')
+    gather = ['reproduce', '--study', 'ablations', '--no-missing']
     beside = Path('runs/desk/unfinished/results/ablations.json')
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        main(gather)
-        assert 'holds more runs and was kept' in said.getvalue() and str(beside) in said.getvalue()
-        assert results.read_bytes() == shipped.read_bytes() and len(json.loads(beside.read_text())['runs']) == 1
-        results.unlink()
-        main(gather)
-    assert len(json.loads(results.read_text())['runs']) == 1 and not (tmp_path / beside).exists()
+    said = CliRunner().invoke(app, gather).stdout
+    assert 'holds more runs and was kept' in said and str(beside) in said
+    assert results.read_bytes() == shipped.read_bytes() and len(json.loads(beside.read_text())['runs']) == 1
+    results.unlink()
+    assert 'was kept' not in CliRunner().invoke(app, gather).stdout
+    assert len(json.loads(results.read_text())['runs']) == 1 and not beside.exists()
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
