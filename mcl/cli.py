@@ -200,8 +200,7 @@ def run_study(
     for run in tqdm(runs, desc=f'{study} {preset}', unit='run'):
         record = work / run.folder / 'record.json'
         done = is_record_of(record, run.config)
-        if not missing and not done:
-            continue
+        if not missing and not done: continue
         if not done:
             if dataset is None or dataset.name != run.world:
                 dataset = load_dataset(run.world, root=work / 'worlds')
@@ -596,15 +595,12 @@ def reproduce(
     results = out / 'results' / f'{name}.json'
     typer.echo(f'{len(runs)} runs; finished ones in {work / preset} are kept')
     written = run_study(study, preset, work, results, missing)
-    if written is None:
-        raise ValueError(f'no finished run of {study} in {work / preset}: leave --no-missing out, and it is made')
+    if written is None: raise ValueError(f'no finished run of {study} in {work / preset}: leave --no-missing out, and it is made')
     folder = written.parent.parent
     table = draw_study(study, written, folder)
-    if study == 'reproduce' and written == results:
-        draw_features(preset, work, out)
+    if study == 'reproduce' and written == results: draw_features(preset, work, out)
     typer.echo(f'\n{table}\n\nwrote {written} and what is drawn from it in {folder}')
-    if written != results:
-        typer.echo(f'{results} holds more runs and was kept: call again to finish the study, which replaces it, or remove it')
+    if written != results: typer.echo(f'{results} holds more runs and was kept: call again to finish the study, which replaces it, or remove it')
 
 # %% ../nbs/11_cli.ipynb #4653382b
 def health(features: torch.Tensor, sets: list, samples, config: TrainConfig) -> tuple:
