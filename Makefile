@@ -18,7 +18,7 @@ $(READY): settings.ini setup.py pyproject.toml
 	touch $@
 
 reproduce: $(READY)
-	@echo '== the main job: the desk world, every method, the table and the figures'
+	@echo '== the main job: the desk worlds, six methods, the table and the figures'
 	$(BIN)/mcl reproduce --preset desk
 
 test: $(READY)
