@@ -32,7 +32,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from .pedworld import World, preset, render
+from .pedworld import FOLDERS, World, preset, render
 
 # %% ../nbs/01_data.ipynb #4888f367
 @dataclass(frozen=True)
@@ -400,7 +400,7 @@ def read_crops(
 LAYOUTS = {'bounding_box_train': 'market1501', 'image_train': 'veri776', 'list_train.txt': 'msmt17'}
 
 # %% ../nbs/01_data.ipynb #54c04564
-TEST_FOLDERS = {'bounding_box_test', 'image_test', 'mask_test_v2'}
+TEST_FOLDERS = {folders[split] for folders in FOLDERS.values() for split in ('query', 'gallery')}
 
 def refuse_tests(root: Path, samples: Sequence[Sample]) -> None:
     "ValueError if images of a plain folder lie in a benchmark's folder of test images."

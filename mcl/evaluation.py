@@ -187,10 +187,11 @@ def in_order(
     features: np.ndarray,    # (n, d)
     candidates: np.ndarray,  # (n, c) int32, each row ascending
 ) -> np.ndarray:             # (n, c) int32, nearest first
-    "Candidates by exact distance, the lower index first among equals."
+    "Candidates by exact distance, the image itself first, then the lower index among equals."
     pointers = np.arange(len(candidates) + 1) * candidates.shape[1]
-    exact = distances_to(features, pointers, candidates.ravel()).reshape(candidates.shape)
-    return np.take_along_axis(candidates, np.argsort(exact, axis=1, kind='stable'), axis=1)
+    distances = distances_to(features, pointers, candidates.ravel()).reshape(candidates.shape)
+    distances[candidates == np.arange(len(candidates))[:, None]] = -1
+    return np.take_along_axis(candidates, distances.argsort(1, kind='stable'), 1)
 
 # %% ../nbs/07_evaluation.ipynb #63623b38
 def nearest_and_farthest(
@@ -198,14 +199,14 @@ def nearest_and_farthest(
     k: int,                  # neighbours, the image itself included
     chunk: int,              # rows per block
 ):                           # neighbours int32 (n, k), nearest first; squared distance to the farthest image float64 (n,)
-    "One pass over all pairs; near neighbours are put in order in float64, the lower index first among equals."
-    n = len(features)
-    nearest, farthest = [], []
-    for block in euclidean_blocks(features, features, chunk):
-        nearest.append(block.topk(min(k + 8, n), largest=False).indices.sort().values.cpu())
+    "One pass over all pairs; an image comes first in its own list, then near ones in order in float64, the lower index first among equals."
+    n, nearest, farthest = len(features), [], []
+    for start, block in zip(range(0, n, chunk), euclidean_blocks(features, features, chunk)):
         farthest.append(block.amax(1).cpu())
-    nearest = torch.cat(nearest).numpy().astype(np.int32)
-    return in_order(features.cpu().numpy(), nearest)[:, :k].copy(), torch.cat(farthest).numpy().astype(np.float64)
+        block.diagonal(start).fill_(-1)
+        nearest.append(block.topk(min(k + 8, n), largest=False).indices.sort().values.cpu())
+    items = in_order(features.cpu().numpy(), torch.cat(nearest).numpy().astype(np.int32))[:, :k].copy()
+    return items, torch.cat(farthest).numpy().astype(np.float64)
 
 # %% ../nbs/07_evaluation.ipynb #da5e2d71
 def set_weights(
@@ -225,14 +226,13 @@ def encode(
     chunk: int,              # rows per block
 ):                           # sparse rows (pointers, columns, weights) and the farthest distances
     "Every image as weights on its expanded k-reciprocal neighbours (Zhong et al. 2017, equations 5 to 7 and 11)."
-    n = len(features)
-    items, farthest = nearest_and_farthest(features, min(max(k1 + 1, k2), n), chunk)
+    items, farthest = nearest_and_farthest(features, min(max(k1 + 1, k2), len(features)), chunk)
     farthest = np.maximum(farthest, np.finfo(np.float32).tiny)
     pointers, columns = neighbourhoods(items[:, :k1 + 1].copy(), k1)
     weights = set_weights(features.cpu().numpy(), farthest, pointers, columns)
     if k2 > 1:
-        near = min(k2, n)
-        pointers, columns, weights = stack(in_parallel(lambda a, b: average_rows(pointers, columns, weights, items, near, a, b), n))
+        near = min(k2, len(items))
+        pointers, columns, weights = stack(in_parallel(lambda a, b: average_rows(pointers, columns, weights, items, near, a, b), len(items)))
     return (pointers, columns, weights), farthest
 
 # %% ../nbs/07_evaluation.ipynb #cee51a94

@@ -233,14 +233,18 @@ class FeatureFiles:
         expect(len(self), f'{self.path} has no rows.')
     def __len__(self) -> int: return int(self.ends[-1])
     def read(self, start: int, stop: int) -> tuple[Tensor, None]:
-        "Rows start..stop-1 as float32, from one file or several; they have no names."
+        "Rows start..stop-1 as float32, from one file or several; they have no names. ValueError names a row whose length is not 1."
         parts, first = [], np.searchsorted(self.ends, start, side='right')
         for file, begin, end in zip(self.files[first:], [0, *self.ends][first:], self.ends[first:]):
             if begin >= stop: break
             parts.append(np.array(open_rows(file)[max(start - begin, 0):stop - begin], dtype=np.float32))
-        return torch.from_numpy(np.concatenate(parts)), None
+        rows = torch.from_numpy(np.concatenate(parts))
+        length = torch.linalg.vector_norm(rows, dim=1)
+        wrong = ((length - 1).abs() > 5e-3).nonzero().flatten().tolist()
+        expect(not wrong, f'{self.path}: row {start + sum(wrong[:1])} has length {length[sum(wrong[:1])]:.4g}, not 1. Divide every row by its length, then annotate.')
+        return rows, None
     def describe(self) -> dict:
-        "Where the rows are, how many, and a fingerprint of 64 of them: other features in the same place are told apart."
+        "Where the rows are, how many, and a fingerprint of 64 of them: features of another network are told apart, a change elsewhere is not noticed."
         places = np.linspace(0, len(self) - 1, 64).astype(int)
         content = hashlib.sha256(b''.join(self.read(i, i + 1)[0].numpy().tobytes() for i in places)).hexdigest()[:16]
         return dict(kind='features', path=str(self.path), rows=len(self), dimensions=self.dimensions, content=content)

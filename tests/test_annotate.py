@@ -197,7 +197,9 @@ def test_memory_is_flat(here):
             return rows, names
 
     n, d = 1_000_000, 64
-    np.lib.format.open_memmap(here / 'large.npy', 'w+', np.float32, (n, d))
+    large = np.lib.format.open_memmap(here / 'large.npy', 'w+', np.float32, (n, d))
+    large[:, 0] = 1
+    del large
     source, prototypes = Watched(here / 'large.npy'), MetaPrototypes(torch.eye(d)[:8])
     source.read(0, 4096)
     before = psutil.Process().memory_info().rss
