@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'DESK', 'PRESETS', 'MCL', 'MCL_PLUS', 'BOTH_CHANGES', 'ABLATIONS', 'FAMILY', 'POLISHES', 'NOISE',
-           'CHANGED_WORLDS', 'WORLDS', 'FRACTIONS', 'RANDOM', 'PARTS', 'RIVALS', 'FRESH', 'STUDIES', 'PICTURES',
+           'CHANGED_WORLDS', 'WORLDS', 'FRACTIONS', 'RANDOM', 'PARTS', 'RIVALS', 'FRESH', 'PHOTOGRAPHS', 'WINDOWS',
+           'PART_METHODS', 'WINDOW_RUNS', 'ALL_RUNS', 'MARKET_DESK', 'MARKET', 'MARKET_CURVES', 'STUDIES', 'PICTURES',
            'CLUSTER_CONTRAST', 'RECIPES', 'Arch', 'Height', 'Width', 'PAGE', 'run_name', 'StudyRun', 'study_runs',
            'study_run', 'is_record_of', 'results_path', 'run_study', 'model_of', 'draw_study', 'draw_features',
            'recipe_of', 'pedworld', 'train_command', 'say', 'fitting', 'one_line', 'with_settings', 'shape_of',
@@ -121,6 +122,17 @@ FRESH = {
     **{f'{name}, {part}': dict(settings, **changes) for part, changes in PARTS.items() for name, settings in RIVALS.items()},
 }
 
+# %% ../nbs/11_cli.ipynb #acfaf9eb
+PHOTOGRAPHS = {'market1501': 'market1501', 'market1501_curves': 'market1501'}   # studies of a benchmark, and its name
+WINDOWS = {'1/4': dict(n_subsets=4), '1/8': dict(n_subsets=8), '2 of 8': dict(n_subsets=8, clustered_subsets=2), '4 of 8': dict(n_subsets=8, clustered_subsets=4)}
+PART_METHODS = {'subset_matched': dict(method='subset_matched'), 'mcl': MCL, 'mcl_plus': MCL_PLUS, BOTH_CHANGES: ABLATIONS[BOTH_CHANGES]}
+WINDOW_RUNS = {f'{name}, {part}': dict(settings, **windows) for part, windows in WINDOWS.items() for name, settings in PART_METHODS.items()}
+ALL_RUNS = {'full': dict(method='full'), **{f'per_subset {n}': dict(method='per_subset', n_subsets=n) for n in (4, 8, 16)}, 'supervised': dict(method='supervised')}
+MARKET_DESK = dict(steps_per_epoch=100, precision='bfloat16')
+MARKET = {name: dict(settings, **MARKET_DESK, epochs=12, decay_every=10) for name, settings in {**ALL_RUNS, **WINDOW_RUNS, **RANDOM}.items()}
+MARKET_CURVES = {name: dict({**ALL_RUNS, **WINDOW_RUNS}[name], **MARKET_DESK, epochs=24, decay_every=20, evaluate_every=2)
+                 for name in ('full', 'per_subset 4', 'subset_matched, 1/4', 'mcl, 1/4', 'mcl_plus, 1/4', f'{BOTH_CHANGES}, 1/4', 'supervised')}
+
 # %% ../nbs/11_cli.ipynb #593a7d13
 STUDIES = {
     'reproduce': (range(1, 4), {m: dict(method=m) for m in METHODS if m != 'per_subset'}),
@@ -132,6 +144,8 @@ STUDIES = {
     'worlds': (range(1, 4), WORLDS),
     'fresh': (range(6, 11), FRESH),
     'scale': (range(1, 2), {m: dict(method=m) for m in ('full', 'mcl_plus', 'per_subset')}),
+    'market1501': (range(1, 6), MARKET),
+    'market1501_curves': (range(1), MARKET_CURVES),
 }
 
 # %% ../nbs/11_cli.ipynb #95de50fe
@@ -160,12 +174,14 @@ def study_runs(
         if name not in known:
             raise ValueError(f'unknown {what} {name!r}: choose one of {", ".join(known)}')
     (settings, worlds), (seeds, variants) = PRESETS[preset], STUDIES[study]
-    return [study_run(preset, name, {**settings, **changes, 'seed': seed}) for seed in seeds[:worlds] for name, changes in variants.items()]
+    benchmark = PHOTOGRAPHS.get(study)
+    return [study_run(preset, name, {**settings, **changes, 'seed': seed}, benchmark) for seed in seeds[:worlds] for name, changes in variants.items()]
 
 # %% ../nbs/11_cli.ipynb #31ae0317
-def study_run(preset: str, variant: str, settings: dict) -> StudyRun:
+def study_run(preset: str, variant: str, settings: dict, benchmark: str | None = None) -> StudyRun:
     "One run; `settings` are those of TrainConfig and, as `world`, what differs from the preset's world."
     settings = dict(settings)
+    if benchmark: return StudyRun(variant, benchmark, TrainConfig(**settings), f'{benchmark}/{run_name(TrainConfig(**settings))}')
     world, config = settings.pop('world', ''), TrainConfig(**settings)
     return StudyRun(variant, '-'.join(filter(None, (f'pedworld-{preset}-seed{config.seed}', world))), config, '/'.join(filter(None, (preset, world, run_name(config)))))
 
@@ -193,6 +209,7 @@ def run_study(
     work: Path,     # folder for worlds and runs
     results: Path,  # result file, see `results_path`
     missing: bool = True,  # make the runs that are missing; False: gather what is finished
+    data_dir: Path | None = None,  # where a benchmark lies
 ) -> Path | None:   # the file written, if there was a run to write
     "Run a study; a second call goes on after the last finished run, and inside it after its last epoch."
     runs, records, written = study_runs(study, preset), [], None
@@ -203,7 +220,7 @@ def run_study(
         if not missing and not done: continue
         if not done:
             if dataset is None or dataset.name != run.world:
-                dataset = load_dataset(run.world, root=work / 'worlds')
+                dataset = load_dataset(run.world, root=data_dir if study in PHOTOGRAPHS else work / 'worlds')
                 stores = open_stores(dataset, (run.config.height, run.config.width))
             train(run.config, dataset, work / run.folder, resume=True, stores=stores)
         records.append(dict(study=study, variant=run.variant, **json.loads(record.read_text())))
@@ -587,16 +604,18 @@ def reproduce(
     out: Annotated[Optional[Path], typer.Option(help='folder for figures and results; default figures (desk) or runs/tiny/figures')] = None,
     work: Annotated[Path, typer.Option(help='folder for worlds and unfinished runs')] = Path('runs'),
     missing: Annotated[bool, typer.Option(help='make the runs that are missing, or only gather what is finished')] = True,
+    data_dir: Annotated[Optional[Path], typer.Option(help='where the benchmark of a study of photographs lies')] = None,
 ):
     "The whole story: render the worlds, train the methods of the study, write results, figures and the table. Called again, it goes on."
     runs = study_runs(study, preset)
     out, name = out or (work / preset / 'figures' if preset == 'tiny' else Path('figures')), study if preset in ('tiny', 'desk') else f'{study}_{preset}'
     (out / 'results').mkdir(parents=True, exist_ok=True)
-    results = out / 'results' / f'{name}.json'
+    results = out / 'results' / ('real' if study in PHOTOGRAPHS else '') / f'{name}.json'
+    if study in PHOTOGRAPHS and missing and data_dir is None: raise ValueError(f'study {study} needs --data-dir, the folder of {PHOTOGRAPHS[study]}')
     typer.echo(f'{len(runs)} runs; finished ones in {work / preset} are kept')
-    written = run_study(study, preset, work, results, missing)
+    written = run_study(study, preset, work, results, missing, data_dir)
     if written is None: raise ValueError(f'no finished run of {study} in {work / preset}: leave --no-missing out, and it is made')
-    folder = written.parent.parent
+    folder = written.parent.parent.parent if study in PHOTOGRAPHS else written.parent.parent
     table = draw_study(study, written, folder)
     if study == 'reproduce' and written == results: draw_features(preset, work, out)
     typer.echo(f'\n{table}\n\nwrote {written} and what is drawn from it in {folder}')

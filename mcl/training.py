@@ -114,6 +114,7 @@ def check_config(config) -> None:
     need(1 <= c.clustered_subsets <= c.n_subsets, f'clustered_subsets is {c.clustered_subsets}: it must lie between 1 and n_subsets = {c.n_subsets}')
     need(0 <= c.label_noise <= 1, f'label_noise is {c.label_noise}: it is a share, from 0 to 1')
     need(c.precision in ('float32', 'bfloat16'), f'unknown precision {c.precision!r}: choose float32 or bfloat16')
+    need(c.evaluate_every >= 0, f'evaluate_every is {c.evaluate_every}: it is a number of epochs, or 0 for the end only')
     need(c.clusterer in ('dbscan', 'louvain', 'leiden'), f'unknown clusterer {c.clusterer!r}: choose dbscan, louvain or leiden')
     need(c.clusterer == 'dbscan' or not c.time_span, f'time_span is {c.time_span} with clusterer {c.clusterer!r}: only dbscan reads the clock')
     need(0 <= c.merge_distance < 1 and 0 <= c.time_span <= 1, f'merge_distance is {c.merge_distance} and time_span {c.time_span}: both go from 0 (off) to 1')
@@ -138,6 +139,7 @@ class TrainConfig(PseudoLabels):
     seed: int = 0                     # of everything random
     precision: str = 'float32'        # of the backbone in training: 'float32', or 'bfloat16' by torch.autocast
     compile: bool = False             # torch.compile the network: slow to start, faster on most GPUs
+    evaluate_every: int = 0           # epochs between two measurements of mAP along the way; 0: at the end only
 
     def __post_init__(self):
         for name, value in (ADDITIONS if self.method == 'mcl_plus' else PAPER).items():
@@ -778,7 +780,7 @@ def make_record(state: RunState, config: TrainConfig, todo: Plan, dataset: ReIDD
         **(metrics.percentages() if metrics else {}), **clustering_cost(config, todo, state.history),
         clustering_peak_mib=max(row['clustering_peak_mib'] for row in state.history),
         **{f'{name}_s': seconds[name] for name in ('clustering', 'annotation', 'features', 'train')},
-        total_s=sum(seconds.values()), **{k: last[k] for k in ('n_clusters', 'outlier_rate', 'label_stability', 'pseudo_label_ari', 'soft_label_purity', 'soft_label_chance')},
+        total_s=sum(seconds.values()), curve=[[row['epoch'] + 1, row['mAP'], row['rank1']] for row in state.history if 'mAP' in row], **{k: last[k] for k in ('n_clusters', 'outlier_rate', 'label_stability', 'pseudo_label_ari', 'soft_label_purity', 'soft_label_chance')},
         started=started, **provenance(next(state.model.parameters()).device), config=dataclasses.asdict(config))
 
 # %% ../nbs/08_training.ipynb #7de059f0
@@ -885,6 +887,8 @@ def train(
     with curves(log_to, run_dir, state) as log, tqdm(total=total, initial=len(state.history) * config.steps_per_epoch, desc=config.method, unit='step', disable=not progress) as bar:
         for _ in range(len(state.history), config.epochs):
             state.history.append(run_epoch(state, config, todo, stores.train, camids, pids, bar))
+            if config.evaluate_every and len(state.history) % config.evaluate_every == 0:
+                state.history[-1].update(evaluate_model(state.model, stores).percentages())
             bar.set_postfix(epoch=len(state.history), clusters=state.history[-1]['n_clusters'])
             log(state.history[-1])
             if run_dir:
