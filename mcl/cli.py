@@ -122,14 +122,14 @@ FRESH = {
     **{f'{name}, {part}': dict(settings, **changes) for part, changes in PARTS.items() for name, settings in RIVALS.items()},
 }
 
-# %% ../nbs/11_cli.ipynb #acfaf9eb
+# %% ../nbs/11_cli.ipynb #420798fa
 PHOTOGRAPHS = {'market1501': 'market1501', 'market1501_curves': 'market1501'}   # studies of a benchmark, and its name
 WINDOWS = {'1/4': dict(n_subsets=4), '1/8': dict(n_subsets=8), '2 of 8': dict(n_subsets=8, clustered_subsets=2), '4 of 8': dict(n_subsets=8, clustered_subsets=4)}
 PART_METHODS = {'subset_matched': dict(method='subset_matched'), 'mcl': MCL, 'mcl_plus': MCL_PLUS, BOTH_CHANGES: ABLATIONS[BOTH_CHANGES]}
 WINDOW_RUNS = {f'{name}, {part}': dict(settings, **windows) for part, windows in WINDOWS.items() for name, settings in PART_METHODS.items()}
 ALL_RUNS = {'full': dict(method='full'), **{f'per_subset {n}': dict(method='per_subset', n_subsets=n) for n in (4, 8, 16)}, 'supervised': dict(method='supervised')}
 MARKET_DESK = dict(steps_per_epoch=100, precision='bfloat16')
-MARKET = {name: dict(settings, **MARKET_DESK, epochs=12, decay_every=10) for name, settings in {**ALL_RUNS, **WINDOW_RUNS, **RANDOM}.items()}
+MARKET = {name: dict(settings, **MARKET_DESK, epochs=24, decay_every=20) for name, settings in {**ALL_RUNS, **WINDOW_RUNS, **RANDOM}.items()}
 MARKET_CURVES = {name: dict({**ALL_RUNS, **WINDOW_RUNS}[name], **MARKET_DESK, epochs=24, decay_every=20, evaluate_every=2)
                  for name in ('full', 'per_subset 4', 'subset_matched, 1/4', 'mcl, 1/4', 'mcl_plus, 1/4', f'{BOTH_CHANGES}, 1/4', 'supervised')}
 
