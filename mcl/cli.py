@@ -122,7 +122,7 @@ FRESH = {
     **{f'{name}, {part}': dict(settings, **changes) for part, changes in PARTS.items() for name, settings in RIVALS.items()},
 }
 
-# %% ../nbs/11_cli.ipynb #420798fa
+# %% ../nbs/11_cli.ipynb #158d5388
 PHOTOGRAPHS = {'market1501': 'market1501', 'market1501_curves': 'market1501'}   # studies of a benchmark, and its name
 WINDOWS = {'1/4': dict(n_subsets=4), '1/8': dict(n_subsets=8), '2 of 8': dict(n_subsets=8, clustered_subsets=2), '4 of 8': dict(n_subsets=8, clustered_subsets=4)}
 PART_METHODS = {'subset_matched': dict(method='subset_matched'), 'mcl': MCL, 'mcl_plus': MCL_PLUS, BOTH_CHANGES: ABLATIONS[BOTH_CHANGES]}
