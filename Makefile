@@ -1,10 +1,10 @@
-# Two commands are enough: `make reproduce` and `make test`. Each sets up .venv on its own.
+# `make minute` shows that it works, `make reproduce` measures, `make test` checks. Each sets up .venv on its own.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: reproduce test lab site browser setup export notebooks readme clean-runs
+.PHONY: minute reproduce test lab site browser setup export
 
 setup: $(READY)
 
@@ -17,11 +17,17 @@ $(READY): settings.ini setup.py pyproject.toml
 	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name 'Python 3 (mcl)' > /dev/null
 	touch $@
 
+minute: $(READY)
+	@echo '== the story in a minute: one tiny world, six methods, a table and pictures in runs/tiny/figures'
+	$(BIN)/mcl reproduce --preset tiny
+
 reproduce: $(READY)
 	@echo '== the main job: the desk worlds, six methods, the table and the figures'
 	$(BIN)/mcl reproduce --preset desk
 
 test: $(READY)
+	@echo '== style'
+	$(BIN)/ruff check
 	@echo '== exported code, notebooks and README in step?'
 	$(BIN)/python tools/check.py
 	@echo '== every notebook, top to bottom'

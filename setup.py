@@ -8,6 +8,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here / 'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
+EXTRAS = ('dev', 'community', 'tensorboard')
 
 setup(
     name=cfg['lib_name'],
@@ -23,8 +24,7 @@ setup(
     package_data={'mcl': ['weights/*.safetensors', 'weights/*.json', 'reference/*.csv']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'community': cfg['community_requirements'].split(),
-                    'tensorboard': cfg['tensorboard_requirements'].split()},
+    extras_require={name: cfg[f'{name}_requirements'].split() for name in EXTRAS},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     zip_safe=False,
 )

@@ -2,7 +2,7 @@
 import pytest
 
 from mcl.data import load_dataset
-from mcl.training import open_stores
+from mcl.images import open_stores
 
 
 @pytest.fixture(scope='session')

@@ -1,4 +1,7 @@
-"""Annotation of files larger than memory: killed at random moments, shared by processes, watched for memory, given wrong files."""
+"""Annotation of files larger than memory: killed at random moments, shared by processes, watched for memory,
+given wrong files.
+"""
+
 import json
 import multiprocessing
 import os
@@ -13,11 +16,13 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from ports import free_port
 
 from mcl.cli import main
 from mcl.models import build_model, save_weights
-from mcl.prototypes import FeatureFiles, MetaPrototypes, annotate_shards, read_shards, save_prototypes
-from ports import free_port
+from mcl.prototypes import MetaPrototypes
+from mcl.shards import annotate_shards, read_shards
+from mcl.sources import FeatureFiles, save_prototypes
 
 ROWS, DIMENSIONS, PEOPLE = 6000, 16, 20
 
@@ -31,7 +36,9 @@ def here(tmp_path, monkeypatch):
     "A folder to work in, with features, labels of the first 200 rows, and prototypes."
     rng = np.random.default_rng(0)
     people = rng.normal(size=(PEOPLE, DIMENSIONS))
-    np.save(tmp_path / 'f.npy', unit(people[np.arange(ROWS) % PEOPLE] + 0.5 * rng.normal(size=(ROWS, DIMENSIONS))))
+    np.save(
+        tmp_path / 'f.npy', unit(people[np.arange(ROWS) % PEOPLE] + 0.5 * rng.normal(size=(ROWS, DIMENSIONS)))
+    )
     np.save(tmp_path / 'l.npy', np.where(np.arange(200) % 7, np.arange(200) % PEOPLE, -1))
     save_prototypes(MetaPrototypes(torch.from_numpy(people)), tmp_path / 'p.safetensors')
     monkeypatch.chdir(tmp_path)
@@ -61,7 +68,11 @@ def contents(folder):
 def stamps(folder):
     "When each finished shard was written, and as which file; its prototypes come last."
     shards = [p.name.split('.')[0] for p in folder.glob('part-*.prototypes.npy')]
-    return {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for shard in shards for p in (folder / f'{shard}.probabilities.npy', folder / f'{shard}.prototypes.npy')}
+    return {
+        p.name: (p.stat().st_mtime_ns, p.stat().st_ino)
+        for shard in shards
+        for p in (folder / f'{shard}.probabilities.npy', folder / f'{shard}.prototypes.npy')
+    }
 
 
 def annotate_in_child(source, folder):
@@ -100,12 +111,20 @@ def test_killed_at_random_moments_nothing_is_lost_or_done_twice(here, context):
     assert kills >= 5
     annotate_in_child(here / 'f.npy', here / 'one-go')
     assert contents(folder) == contents(here / 'one-go')
-    assert [start for start, *_ in read_shards(folder)] == list(range(0, ROWS, 70)) and sum(len(p) for _, p, _ in read_shards(folder)) == ROWS
+    assert [start for start, *_ in read_shards(folder)] == list(range(0, ROWS, 70)) and sum(
+        len(p) for _, p, _ in read_shards(folder)
+    ) == ROWS
 
 
 def command_in_child(rank, size, port, words):
     "The command as one of `size` processes that a launcher started."
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+    )
     torch.set_num_threads(1)
     with open(f'said-{rank}', 'w') as sys.stdout, open(f'complained-{rank}', 'w') as sys.stderr:
         main(words)
@@ -113,15 +132,23 @@ def command_in_child(rank, size, port, words):
 
 def launch(context, size, *words):
     port = free_port()
-    children = [context.Process(target=command_in_child, args=(rank, size, port, ['annotate', *map(str, words)])) for rank in range(size)]
-    for child in children: child.start()
+    children = [
+        context.Process(target=command_in_child, args=(rank, size, port, ['annotate', *map(str, words)]))
+        for rank in range(size)
+    ]
+    for child in children:
+        child.start()
     return children
 
 
 def exit_codes(children):
     "Wait as a launcher does: when one process fails, the others are ended."
     deadline = time.monotonic() + 60
-    while any(child.exitcode is None for child in children) and not any(child.exitcode for child in children) and time.monotonic() < deadline:
+    while (
+        any(child.exitcode is None for child in children)
+        and not any(child.exitcode for child in children)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     for child in children:
         child.kill() if any(child.exitcode for child in children) or time.monotonic() > deadline else None
@@ -139,7 +166,10 @@ def test_processes_share_the_shards_and_the_files_are_those_of_one(here, context
         os.rename(here / 'soft', here / f'of-{size - 1}')
         assert exit_codes(launch(context, size, *TASK)) == [0] * size
         assert contents(here / 'soft') == alone
-        assert [(here / f'said-{rank}').read_text().count(f'wrote soft: {ROWS} soft labels over {PEOPLE}') for rank in range(size)] == [1] + [0] * (size - 1)
+        assert [
+            (here / f'said-{rank}').read_text().count(f'wrote soft: {ROWS} soft labels over {PEOPLE}')
+            for rank in range(size)
+        ] == [1] + [0] * (size - 1)
 
 
 def test_killed_together_and_resumed_by_others_nothing_is_lost_or_done_twice(here, context):
@@ -147,11 +177,16 @@ def test_killed_together_and_resumed_by_others_nothing_is_lost_or_done_twice(her
     for size in (2, 3, 1, 2):
         children, victim = launch(context, size, *TASK), rng.randrange(size)
         enough, deadline = len(done) + 20, time.monotonic() + 60
-        while all(child.is_alive() for child in children) and time.monotonic() < deadline and len(stamps(here / 'soft')) < enough:
+        while (
+            all(child.is_alive() for child in children)
+            and time.monotonic() < deadline
+            and len(stamps(here / 'soft')) < enough
+        ):
             time.sleep(0.002)
         children[victim].kill()
         time.sleep(rng.random() * 0.02)
-        for child in children: child.kill(), child.join()
+        for child in children:
+            child.kill(), child.join()
         before, done, kills = done, stamps(here / 'soft'), kills + any(child.exitcode for child in children)
         assert before.items() <= done.items(), 'a finished shard was written again'
     assert kills >= 2 and len(done) > 20
@@ -167,13 +202,20 @@ def test_what_one_process_cannot_read_ends_all_with_one_line(here, context):
     np.save('broken.npy', broken)
     codes = exit_codes(launch(context, 2, 'broken.npy', *TASK[1:]))
     assert codes[1] == 2 and 'row 2050' in (here / 'complained-1').read_text()
-    assert not list((here / 'soft').glob('part-00029*')) and not json.loads((here / 'soft' / 'manifest.json').read_text())['finished']
+    assert (
+        not list((here / 'soft').glob('part-00029*'))
+        and not json.loads((here / 'soft' / 'manifest.json').read_text())['finished']
+    )
     assert 2 in exit_codes(launch(context, 2, 'nowhere.npy', *TASK[1:]))
 
 
 def test_the_command_goes_on_after_a_kill(here, capsys):
     words = ['annotate', 'f.npy', 'l.npy', 'soft', '--shard-rows', '30', '--top-k', '2']
-    process = subprocess.Popen([sys.executable, '-c', 'from mcl.cli import main; main()', *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, '-c', 'from mcl.cli import main; main()', *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 60
     while len(stamps(here / 'soft')) < 20 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -193,7 +235,10 @@ def test_memory_is_flat(here):
 
         def read(self, start, stop):
             rows, names = super().read(start, stop)
-            self.largest, self.peak = max(self.largest, stop - start), max(self.peak, psutil.Process().memory_info().rss)
+            self.largest, self.peak = (
+                max(self.largest, stop - start),
+                max(self.peak, psutil.Process().memory_info().rss),
+            )
             return rows, names
 
     n, d = 1_000_000, 64
@@ -222,7 +267,12 @@ def test_one_file_many_files_and_one_archive_agree(here, capsys):
         assert np.array_equal(a[1], prototypes)
         np.testing.assert_allclose(a[0], probabilities, rtol=1e-4)
     manifest = json.loads((here / 'b' / 'manifest.json').read_text())
-    assert manifest['source']['rows'] == ROWS and manifest['prototypes'] == PEOPLE and manifest['top_k'] == 4 and manifest['temperature'] == 0.05
+    assert (
+        manifest['source']['rows'] == ROWS
+        and manifest['prototypes'] == PEOPLE
+        and manifest['top_k'] == 4
+        and manifest['temperature'] == 0.05
+    )
     assert [(s['start'], s['stop']) for s in manifest['shards']][-1] == (5994, 6000)
 
 
@@ -244,17 +294,26 @@ def test_a_folder_of_images(here, capsys):
         Image.fromarray(rng.integers(0, 256, (64, 32, 3), dtype=np.uint8)).save(path)
     model = build_model('small')
     save_weights(model, here / 'w.safetensors')
-    save_prototypes(MetaPrototypes(torch.randn(9, model.dim, generator=torch.Generator().manual_seed(0))), here / 'q.safetensors')
+    save_prototypes(
+        MetaPrototypes(torch.randn(9, model.dim, generator=torch.Generator().manual_seed(0))),
+        here / 'q.safetensors',
+    )
     command = ['annotate', 'crops', 'q.safetensors', 'soft', '--weights', 'w.safetensors', '--shard-rows', 8]
     assert '30 soft labels over 9' in mcl(capsys, *command)
-    listed = [line for i in range(4) for line in (here / 'soft' / f'part-{i:05d}.paths.txt').read_text().splitlines()]
+    listed = [
+        line
+        for i in range(4)
+        for line in (here / 'soft' / f'part-{i:05d}.paths.txt').read_text().splitlines()
+    ]
     assert listed == sorted(p.relative_to(here / 'crops').as_posix() for p in (here / 'crops').glob('*/*'))
     before = contents(here / 'soft')
     mcl(capsys, *command)
     assert contents(here / 'soft') == before
     (here / 'crops' / 'camera 0' / '00.png').write_bytes(b'broken')
     assert '00.png' in refused(capsys, *command[:3], 'other', *command[4:])
-    assert '29 soft labels over 9 meta-prototypes, 1 images could not' in mcl(capsys, *command[:3], 'fewer', *command[4:], '--on-error', 'skip')
+    assert '29 soft labels over 9 meta-prototypes, 1 images could not' in mcl(
+        capsys, *command[:3], 'fewer', *command[4:], '--on-error', 'skip'
+    )
     assert sum(len(p) for _, p, _ in read_shards(here / 'fewer')) == 29
     (here / 'crops' / 'new.jpg').write_bytes((here / 'crops' / 'camera 1' / '01.jpg').read_bytes())
     assert 'source rows was 30, is 31' in refused(capsys, *command)
@@ -267,8 +326,12 @@ def test_another_task_in_the_same_folder_is_refused(here, capsys):
     command = ['annotate', 'f.npy', 'l.npy', 'soft']
     mcl(capsys, *command)
     before = contents(here / 'soft')
-    assert 'soft was begun with other settings: temperature was 0.05, is 0.1' in refused(capsys, *command, '--temperature', 0.1)
-    assert 'shard_rows was 65536, is 100; top_k was 5, is 3' in refused(capsys, *command, '--top-k', 3, '--shard-rows', 100)
+    assert 'soft was begun with other settings: temperature was 0.05, is 0.1' in refused(
+        capsys, *command, '--temperature', 0.1
+    )
+    assert 'shard_rows was 65536, is 100; top_k was 5, is 3' in refused(
+        capsys, *command, '--top-k', 3, '--shard-rows', 100
+    )
     assert 'other prototypes' in refused(capsys, 'annotate', 'f.npy', 'p.safetensors', 'soft')
     np.save('g.npy', np.load('f.npy')[:-1])
     assert f'source rows was {ROWS}, is {ROWS - 1}' in refused(capsys, 'annotate', 'g.npy', 'l.npy', 'soft')
@@ -299,12 +362,24 @@ def test_each_bad_input_has_its_message_and_writes_nothing(here, capsys):
     (here / 'text.safetensors').write_text('not tensors')
     (here / 'cut.npy').write_bytes((here / 'f.npy').read_bytes()[:5000])
     files = sorted(os.listdir())
-    wrong = [('nowhere.npy', 'l.npy', 'nowhere.npy'), ('empty', 'l.npy', 'empty holds no .npy'), ('many', 'l.npy', 'b.npy has 3'),
-             ('cut.npy', 'l.npy', 'cut.npy cannot be read'), ('numbers.npy', 'l.npy', 'int64 of shape (300, 3)'), ('none.npy', 'l.npy', 'no rows'),
-             ('objects.npy', 'l.npy', 'objects.npy cannot be read'), ('f.npy', 'nowhere.npy', 'nowhere.npy'), ('f.npy', 'long.npy', f'{ROWS + 1} labels for {ROWS} rows'),
-             ('f.npy', 'outliers.npy', 'outliers.npy: All images are outliers'), ('f.npy', 'gap.npy', 'No image has label 1'), ('f.npy', 'halves.npy', 'float64'),
-             ('f.npy', 'objects.npy', 'objects.npy'), ('f.npy', 'text.safetensors', 'text.safetensors cannot be read'), ('f.npy', 'nowhere.safetensors', 'nowhere.safetensors'),
-             ('narrow.npy', 'p.safetensors', '3 numbers in a row, the prototypes 16')]
+    wrong = [
+        ('nowhere.npy', 'l.npy', 'nowhere.npy'),
+        ('empty', 'l.npy', 'empty holds no .npy'),
+        ('many', 'l.npy', 'b.npy has 3'),
+        ('cut.npy', 'l.npy', 'cut.npy cannot be read'),
+        ('numbers.npy', 'l.npy', 'int64 of shape (300, 3)'),
+        ('none.npy', 'l.npy', 'no rows'),
+        ('objects.npy', 'l.npy', 'objects.npy cannot be read'),
+        ('f.npy', 'nowhere.npy', 'nowhere.npy'),
+        ('f.npy', 'long.npy', f'{ROWS + 1} labels for {ROWS} rows'),
+        ('f.npy', 'outliers.npy', 'outliers.npy: All images are outliers'),
+        ('f.npy', 'gap.npy', 'No image has label 1'),
+        ('f.npy', 'halves.npy', 'float64'),
+        ('f.npy', 'objects.npy', 'objects.npy'),
+        ('f.npy', 'text.safetensors', 'text.safetensors cannot be read'),
+        ('f.npy', 'nowhere.safetensors', 'nowhere.safetensors'),
+        ('narrow.npy', 'p.safetensors', '3 numbers in a row, the prototypes 16'),
+    ]
     for source, prototypes, words in wrong:
         assert words in refused(capsys, 'annotate', source, prototypes, 'soft'), (source, prototypes)
     assert 'top_k is 0' in refused(capsys, 'annotate', 'f.npy', 'l.npy', 'soft', '--top-k', 0)

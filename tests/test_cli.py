@@ -1,4 +1,5 @@
 """The command line as a new user drives it, wrong paths and all."""
+
 import contextlib
 import io
 import json
@@ -12,14 +13,25 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mcl.cli import app, main, study_runs
+from mcl.cli import main
+from mcl.commands import app
+from mcl.studies import study_runs
 
-SHORT = [word for setting in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3') for word in ('--set', setting)]
+SHORT = [
+    word
+    for setting in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3')
+    for word in ('--set', setting)
+]
 COMMANDS = 'pedworld train evaluate features export cluster annotate report pretrain reproduce'.split()
 
 
 def mcl(*words, cwd=None):
-    return subprocess.run([sys.executable, '-c', 'from mcl.cli import main; main()', *map(str, words)], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, '-c', 'from mcl.cli import main; main()', *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
 
 
 def refused(*words, cwd):
@@ -27,7 +39,11 @@ def refused(*words, cwd):
     said, before = io.StringIO(), os.getcwd()
     os.chdir(cwd)
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as ended:
+        with (
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(io.StringIO()),
+            pytest.raises(SystemExit) as ended,
+        ):
             main([*map(str, words)])
     finally:
         os.chdir(before)
@@ -60,7 +76,9 @@ def test_cluster_then_annotate(tmp_path):
     soft = np.load(tmp_path / 's.npz')
     labels = np.load(tmp_path / 'l.npy')
     assert soft['probabilities'].shape == soft['prototypes'].shape == (200, 3)
-    assert np.array_equal(soft['prototypes'][:100, 0], labels) and np.array_equal(soft['prototypes'][100:, 0], labels)
+    assert np.array_equal(soft['prototypes'][:100, 0], labels) and np.array_equal(
+        soft['prototypes'][100:, 0], labels
+    )
     done = mcl('annotate', 'f.npy', 'l.npy', 'shards', '--top-k', 3, cwd=tmp_path)
     assert '200 soft labels over 10 meta-prototypes' in done.stdout, done
     assert np.array_equal(np.load(tmp_path / 'shards' / 'part-00000.prototypes.npy'), soft['prototypes'])
@@ -80,17 +98,26 @@ def test_rows_of_any_length_are_clustered_on_demand_and_the_message_says_how(tmp
     assert '--normalise' in refused('cluster', 'f.npy', 'l.npy', cwd=tmp_path)
     done = mcl('cluster', 'f.npy', 'l.npy', '--k1', 8, '--normalise', '--method', 'dbscan', cwd=tmp_path)
     assert '10 clusters' in done.stdout, done
-    assert 'leiden' in refused('cluster', 'f.npy', 'l.npy', '--normalise', '--method', 'agglomerative', cwd=tmp_path)
+    assert 'leiden' in refused(
+        'cluster', 'f.npy', 'l.npy', '--normalise', '--method', 'agglomerative', cwd=tmp_path
+    )
 
 
 def test_an_unfinished_study_keeps_the_results_that_are_there(tmp_path, monkeypatch):
     run = study_runs('ablations', 'desk')[0]
-    results, record = tmp_path / 'figures/results/ablations.json', tmp_path / 'runs' / run.folder / 'record.json'
+    results, record = (
+        tmp_path / 'figures/results/ablations.json',
+        tmp_path / 'runs' / run.folder / 'record.json',
+    )
     shipped = Path(__file__).parent.parent / 'figures/results/ablations.json'
     for path in (results, record):
         path.parent.mkdir(parents=True)
     shutil.copy(shipped, results)
-    finished = {key: value for key, value in json.loads(shipped.read_text())['runs'][0].items() if key not in ('study', 'variant')}
+    finished = {
+        key: value
+        for key, value in json.loads(shipped.read_text())['runs'][0].items()
+        if key not in ('study', 'variant')
+    }
     record.write_text(json.dumps(dict(finished, config=vars(run.config))))
     monkeypatch.chdir(tmp_path)
     gather = ['reproduce', '--study', 'ablations', '--no-missing']
@@ -138,18 +165,35 @@ def test_train_then_evaluate_agree(worlds, tiny, tmp_path):
 
 def test_train_on_a_plain_folder_that_tells_no_time(tiny, tmp_path):
     (tmp_path / 'crops').mkdir()
-    for i, sample in enumerate(tiny.train): (tmp_path / 'crops' / f'{i:04d}.jpg').symlink_to(sample.path.resolve())
+    for i, sample in enumerate(tiny.train):
+        (tmp_path / 'crops' / f'{i:04d}.jpg').symlink_to(sample.path.resolve())
     done = mcl('train', '--data-dir', 'crops', '--run-dir', 'run', *SHORT, cwd=tmp_path)
     assert 'no time' in done.stdout and 'method full' in done.stdout and 'mAP' not in done.stdout, done
-    said = refused('train', '--data-dir', 'crops', '--run-dir', 'other', '--method', 'mcl', *SHORT, cwd=tmp_path)
+    said = refused(
+        'train', '--data-dir', 'crops', '--run-dir', 'other', '--method', 'mcl', *SHORT, cwd=tmp_path
+    )
     assert '0000.jpg' in said and 'split_by=random' in said and 'Sample(' not in said, said
     assert not (tmp_path / 'other' / 'record.json').exists()
 
 
 def test_a_warning_is_one_line(worlds, tiny, tmp_path):
     world = next(path for path in worlds.rglob('bounding_box_train')).parent
-    done = mcl('train', '--dataset', 'market1501', '--data-dir', world, '--recipe', 'none', '--run-dir', 'run', *SHORT, cwd=tmp_path)
-    warning = next(line for line in done.stderr.replace('\r', '\n').splitlines() if 'published data set' in line)
+    done = mcl(
+        'train',
+        '--dataset',
+        'market1501',
+        '--data-dir',
+        world,
+        '--recipe',
+        'none',
+        '--run-dir',
+        'run',
+        *SHORT,
+        cwd=tmp_path,
+    )
+    warning = next(
+        line for line in done.stderr.replace('\r', '\n').splitlines() if 'published data set' in line
+    )
     assert warning.startswith('mcl: market1501') and 'UserWarning' not in done.stderr, done
 
 
@@ -159,9 +203,13 @@ def test_train_on_a_plain_folder_with_a_table(tiny, tmp_path):
         path = tmp_path / 'crops' / f'camera{sample.camid}' / f'{i:04d}.jpg'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(sample.path.resolve())
-        lines.append(f'{path.relative_to(tmp_path / "crops").as_posix()},{10 * sample.camid},{3600 * sample.time}')
+        lines.append(
+            f'{path.relative_to(tmp_path / "crops").as_posix()},{10 * sample.camid},{3600 * sample.time}'
+        )
     (tmp_path / 'crops.csv').write_text('\n'.join(lines) + '\n')
-    done = mcl('train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'run', *SHORT, cwd=tmp_path)
+    done = mcl(
+        'train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'run', *SHORT, cwd=tmp_path
+    )
     assert 'n_clusters' in done.stdout and 'mAP' not in done.stdout, done
     assert 'label_stability' not in done.stdout and 'outlier_rate' in done.stdout
     assert (tmp_path / 'run' / 'model.safetensors').exists()
@@ -171,5 +219,7 @@ def test_train_on_a_plain_folder_with_a_table(tiny, tmp_path):
     assert '--data-dir' in refused('report', 'run', cwd=tmp_path)
     assert 'record.json' in refused('report', 'crops', '--data-dir', 'crops', cwd=tmp_path)
     (tmp_path / 'crops.csv').write_text('\n'.join(lines[:-1]) + '\n')
-    assert f'no line for 1 of {len(tiny.train)} images' in refused('train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'other', cwd=tmp_path)
+    assert f'no line for 1 of {len(tiny.train)} images' in refused(
+        'train', '--data-dir', 'crops', '--table', 'crops.csv', '--run-dir', 'other', cwd=tmp_path
+    )
     assert not (tmp_path / 'other').exists()

@@ -1,19 +1,36 @@
-"""Colours of the methods stay apart for eyes that lack one kind of cone (simulation by Machado, Oliveira and Fernandes 2009)."""
+"""Colours of the methods stay apart for eyes that lack one kind of cone (simulation by Machado, Oliveira and
+Fernandes 2009).
+"""
+
 from itertools import combinations
 
 import matplotlib.colors
 import numpy as np
 import pytest
 
-from mcl.plots import METHODS, PALETTE
+from mcl.plots import METHOD_STYLES, PALETTE
 
 LINEAR_RGB = {
     'all cones': np.eye(3),
-    'protanopia': [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    'deuteranopia': [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    'tritanopia': [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    'protanopia': [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    'deuteranopia': [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    'tritanopia': [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
-TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
 WHITE = TO_XYZ.sum(1)
 BARELY_SEEN = 2.3  # difference in CIELAB that an eye just notices (Mahy et al. 1994)
 
@@ -38,12 +55,14 @@ def nearest(colours, eyes):
 def test_the_simulation_knows_red_from_green_only_with_all_cones():
     colours = dict(red='#b05000', green='#6c7000')
     assert nearest(colours, 'all cones')[0] > 3 * nearest(colours, 'deuteranopia')[0]
-    assert lab(linear('white')) == pytest.approx([100, 0, 0], abs=0.01) and lab(linear('black')) == pytest.approx([0, 0, 0], abs=0.01)
+    assert lab(linear('white')) == pytest.approx([100, 0, 0], abs=0.01) and lab(
+        linear('black')
+    ) == pytest.approx([0, 0, 0], abs=0.01)
 
 
 @pytest.mark.parametrize('eyes', LINEAR_RGB)
 def test_methods_have_colours_apart(eyes):
-    difference, one, other = nearest({name: style['color'] for name, style in METHODS.items()}, eyes)
+    difference, one, other = nearest({name: style['color'] for name, style in METHOD_STYLES.items()}, eyes)
     assert difference > 5 * BARELY_SEEN, f'{one} and {other} look alike with {eyes}: {difference:.1f}'
 
 

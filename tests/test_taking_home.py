@@ -1,4 +1,5 @@
 """What leaves a run: curves, features, an exported network, a search."""
+
 import subprocess
 import sys
 
@@ -6,16 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from mcl.data import ImageStore, normalise
+from mcl.config import TrainConfig
 from mcl.evaluation import search
+from mcl.images import ImageStore, normalise
 from mcl.models import build_model, export_model, extract_features, save_weights
-from mcl.training import TrainConfig, train
+from mcl.training import train
 
 SHORT = dict(epochs=2, steps_per_epoch=4, p=6, n_subsets=2, k1=10, k2=3)
 
 
 def mcl(*words, cwd=None):
-    return subprocess.run([sys.executable, '-m', 'mcl.cli', *map(str, words)], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, '-m', 'mcl.cli', *map(str, words)], capture_output=True, text=True, cwd=cwd
+    )
 
 
 @pytest.fixture(scope='module')
@@ -26,6 +30,7 @@ def weights(tmp_path_factory):
 def read_curves(folder):
     "Values by curve, as TensorBoard shows them."
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(folder))
     events.Reload()
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()['scalars']}
@@ -41,19 +46,33 @@ def test_curves_of_a_run_that_went_on(tiny, tiny_stores, tmp_path):
     class StopsLate:
         samples, left = tiny_stores.train.samples, 16
 
-        def __len__(self): return len(self.samples)
+        def __len__(self):
+            return len(self.samples)
 
         def batch(self, indices):
             self.left -= 1
-            if not self.left: raise Stop
+            if not self.left:
+                raise Stop
             return tiny_stores.train.batch(indices)
 
     with pytest.raises(Stop):
-        train(config, tiny, tmp_path, stores=type(tiny_stores)(StopsLate(), None, None), progress=False, log_to='tensorboard')
+        train(
+            config,
+            tiny,
+            tmp_path,
+            stores=type(tiny_stores)(StopsLate(), None, None),
+            progress=False,
+            log_to='tensorboard',
+        )
     run = train(config, tiny, tmp_path, resume=True, stores=tiny_stores, progress=False, log_to='tensorboard')
     shown = read_curves(tmp_path / 'tensorboard')
-    for curve, key in (('losses/loss', 'loss'), ('losses/polish_loss', 'polish_loss'), ('labels/n_clusters', 'n_clusters'),
-                       ('labels/pseudo_label_ari', 'pseudo_label_ari'), ('training/learning_rate', 'learning_rate')):
+    for curve, key in (
+        ('losses/loss', 'loss'),
+        ('losses/polish_loss', 'polish_loss'),
+        ('labels/n_clusters', 'n_clusters'),
+        ('labels/pseudo_label_ari', 'pseudo_label_ari'),
+        ('training/learning_rate', 'learning_rate'),
+    ):
         assert [step for step, _ in shown[curve]] == [0, 1, 2]
         assert np.allclose([value for _, value in shown[curve]], [row[key] for row in run.history])
     assert {f'seconds/{stage}' for stage in ('features', 'clustering', 'annotation', 'train')} <= set(shown)
@@ -62,14 +81,27 @@ def test_curves_of_a_run_that_went_on(tiny, tiny_stores, tmp_path):
 
 def test_curves_change_nothing(tiny, tiny_stores, tmp_path):
     pytest.importorskip('tensorboard')
-    quiet, watched = (train(TrainConfig(**SHORT), tiny, tmp_path / str(log), stores=tiny_stores, progress=False, log_to=log) for log in (None, 'tensorboard'))
-    assert all(torch.equal(a, b) for a, b in zip(quiet.model.state_dict().values(), watched.model.state_dict().values()))
+    quiet, watched = (
+        train(TrainConfig(**SHORT), tiny, tmp_path / str(log), stores=tiny_stores, progress=False, log_to=log)
+        for log in (None, 'tensorboard')
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(quiet.model.state_dict().values(), watched.model.state_dict().values())
+    )
 
 
 def test_a_missing_extra_is_named_before_anything_is_written(tiny, tiny_stores, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
     with pytest.raises(ImportError, match=r"pip install 'mcl\[tensorboard\]'"):
-        train(TrainConfig(**SHORT), tiny, tmp_path / 'run', stores=tiny_stores, progress=False, log_to='tensorboard')
+        train(
+            TrainConfig(**SHORT),
+            tiny,
+            tmp_path / 'run',
+            stores=tiny_stores,
+            progress=False,
+            log_to='tensorboard',
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -77,11 +109,16 @@ def test_features_of_a_folder_and_of_a_data_set(worlds, tiny, weights, tmp_path)
     done = mcl('features', weights, tiny.query[0].path.parent, tmp_path / 'f.npy')
     assert done.returncode == 0, done
     store = ImageStore(tiny.query, progress=False)
-    expected = {s.path.as_posix(): f for s, f in zip(store.samples, extract_features(build_model('small'), store, progress=False).numpy())}
+    expected = {
+        s.path.as_posix(): f
+        for s, f in zip(store.samples, extract_features(build_model('small'), store, progress=False).numpy())
+    }
     rows, names = np.load(tmp_path / 'f.npy'), (tmp_path / 'f.txt').read_text().splitlines()
     assert rows.dtype == np.float32 and len(rows) == len(names) == len(expected) == len(tiny.query)
     assert all(np.allclose(row, expected[name], atol=1e-5) for row, name in zip(rows, names))
-    done = mcl('features', weights, 'pedworld-tiny', 'q.npy', '--split', 'query', '--data-dir', worlds, cwd=tmp_path)
+    done = mcl(
+        'features', weights, 'pedworld-tiny', 'q.npy', '--split', 'query', '--data-dir', worlds, cwd=tmp_path
+    )
     assert len(np.load(tmp_path / 'q.npy')) == len(tiny.query), done
 
 
@@ -90,7 +127,13 @@ def test_features_are_whole_or_absent(tiny, weights, tmp_path):
     crops.mkdir()
     (crops / 'a.jpg').write_bytes(tiny.query[0].path.read_bytes())
     (crops / 'b.jpg').write_bytes(b'broken')
-    for words, complaint in ((('crops', 'f.npy'), 'b.jpg'), (('crops', 'f.txt'), '.npy'), (('crops', 'none/f.npy'), 'none'), (('crops', 'f.npy', '--split', 'query'), 'query'), (('nowhere', 'f.npy'), 'nowhere')):
+    for words, complaint in (
+        (('crops', 'f.npy'), 'b.jpg'),
+        (('crops', 'f.txt'), '.npy'),
+        (('crops', 'none/f.npy'), 'none'),
+        (('crops', 'f.npy', '--split', 'query'), 'query'),
+        (('nowhere', 'f.npy'), 'nowhere'),
+    ):
         done = mcl('features', weights, *words, cwd=tmp_path)
         assert done.returncode == 2 and complaint in done.stderr and 'Traceback' not in done.stderr, done
         assert sorted(p.name for p in tmp_path.iterdir()) == ['crops']
@@ -104,7 +147,8 @@ def test_an_exported_network_agrees(weights, tiny_stores, tmp_path):
     program, model = torch.export.load(tmp_path / 'model.pt2').module(), build_model('small').eval()
     for n in (1, 3, 40):
         images = normalise(tiny_stores.query.batch(list(range(n))))
-        with torch.inference_mode(): torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=0)
+        with torch.inference_mode():
+            torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=0)
     done = mcl('export', weights, tmp_path / 'model.onnx')
     assert done.returncode == 2 and '.pt2' in done.stderr
 
@@ -113,7 +157,8 @@ def test_resnet50_is_exported_too(tmp_path):
     model = build_model('resnet50', None).eval()
     program = torch.export.load(export_model(model, tmp_path / 'model.pt2', (64, 32))).module()
     images = torch.randn(3, 3, 64, 32, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode(): torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=0)
+    with torch.inference_mode():
+        torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=0)
 
 
 def test_search_ranks_as_evaluation_does(tiny, tiny_stores):
@@ -121,5 +166,7 @@ def test_search_ranks_as_evaluation_does(tiny, tiny_stores):
     known = extract_features(model, tiny_stores.query, progress=False)
     for i in (0, 7):
         found = search(model, tiny.query[i].path, tiny.query[0].path.parent, top=5)
-        assert [path for path, _ in found] == [tiny.query[j].path for j in (known @ known[i]).topk(5).indices.tolist()]
+        assert [path for path, _ in found] == [
+            tiny.query[j].path for j in (known @ known[i]).topk(5).indices.tolist()
+        ]
         assert found[0][0] == tiny.query[i].path and found[0][1] > 0.9999

@@ -1,4 +1,4 @@
-"""Is everything in step? mcl/ with the notebooks, the notebooks with nbdev's idea of clean, README.md with nbs/index.ipynb.
+"""Are mcl/ and the notebooks, the notebooks and nbdev_clean, README.md and nbs/index.ipynb in step?
 
     python tools/check.py                  says what is not, and fails
     python tools/check.py --write-readme   writes README.md
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def readme() -> str:
-    "README.md as the index notebook says: its cells without code, links and pictures as seen from the top folder."
+    "README.md: the index notebook without its code, links and pictures as seen from the top folder."
     notebook = nbformat.read(ROOT / 'nbs' / 'index.ipynb', as_version=4)
     exporter = MarkdownExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     notebook.cells = [c for c in notebook.cells if not re.match(r'#\s*\|\s*hide\b', c.source)]
@@ -35,8 +35,9 @@ def stale_modules() -> list:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / 'project'
         copy.mkdir()
+        passed_over = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
         for name in ('nbs', 'mcl'):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+            shutil.copytree(ROOT / name, copy / name, ignore=passed_over)
         for name in ('settings.ini', 'setup.py', 'pyproject.toml'):
             shutil.copy(ROOT / name, copy / name)
         for module in (copy / 'mcl').glob('*.py'):
@@ -51,6 +52,10 @@ def same(a: Path, b: Path) -> bool:
     return a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)
 
 
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding='utf-8'))
+
+
 def unclean_notebooks() -> list:
     "Notebooks that nbdev_clean would change."
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +63,8 @@ def unclean_notebooks() -> list:
         shutil.copytree(ROOT / 'nbs', copy, ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
         shutil.copy(ROOT / 'settings.ini', Path(folder) / 'settings.ini')
         subprocess.run([Path(sys.executable).parent / 'nbdev_clean', '--fname', copy], cwd=folder, check=True)
-        return sorted(p.name for p in copy.glob('*.ipynb') if json.loads(p.read_text()) != json.loads((ROOT / 'nbs' / p.name).read_text()))
+        names = sorted(path.name for path in copy.glob('*.ipynb'))
+        return [name for name in names if read_json(copy / name) != read_json(ROOT / 'nbs' / name)]
 
 
 def main() -> int:

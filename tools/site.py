@@ -1,11 +1,15 @@
-"""The notebooks as a static web site: pages, API reference, search, light and dark. Nothing is loaded from another host.
+"""The notebooks as a static web site: pages, API reference, search, light and dark.
+
+Nothing is loaded from another host.
 
     python tools/site.py                 writes _site/ from the notebooks and their stored outputs
     python tools/site.py --svg           runs the notebooks first and draws every figure as SVG (minutes)
     python tools/site.py --out folder    writes elsewhere
 
-Addresses are those of nbdev: nbs/04_clustering.ipynb becomes clustering.html, and the cell that defines `cluster` has the
-anchor #cluster. The reference of module clustering is api-clustering.html. It is read from the source, never imported.
+Addresses are those of nbdev: nbs/06_clustering.ipynb becomes clustering.html, and the cell that defines
+`cluster` has the anchor #cluster. The reference of module clustering is api-clustering.html. It is read
+from
+the source, never imported.
 """
 import argparse
 import ast
@@ -16,6 +20,7 @@ import re
 import shutil
 import sys
 import tempfile
+from functools import partial
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -37,17 +42,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = Path(__file__).resolve().with_suffix('')      # templates, style sheet and script
 FORMATTER = HtmlFormatter(nowrap=True)
 LEXERS = {'python': PythonLexer, 'py': PythonLexer, 'bash': BashLexer, 'sh': BashLexer}
-KINDS = ('image/svg+xml', 'image/png', 'image/jpeg', 'text/html', 'text/markdown', 'text/latex', 'text/plain')   # best first
+KINDS = ('image/svg+xml', 'image/png', 'image/jpeg', 'text/html', 'text/markdown', 'text/latex',
+         'text/plain')   # best first
 
 
-# --- addresses -------------------------------------------------------------------------------------------------------
+# --- addresses ----------------------------------------------------------------------------------------------
 
 def reading_order(root: Path) -> list:
+    "Notebooks, the index first, then by name: 01_data, 01b_images, 02_models."
     return sorted((root / 'nbs').glob('*.ipynb'), key=lambda path: (path.stem != 'index', path.stem))
 
 
 def page_name(path) -> str:
-    "04_clustering.ipynb -> clustering"
+    "06_clustering.ipynb and 06b_clustering -> clustering"
     return re.sub(r'^\d+[a-z]?_', '', Path(path).stem)
 
 
@@ -58,37 +65,50 @@ class Book:
         self.settings = configparser.ConfigParser(delimiters=['='])
         self.settings.read(root / 'settings.ini', encoding='utf-8')
         self.settings = self.settings['DEFAULT']
-        self.paths, self.library = reading_order(root), read_library(root, [page_name(path) for path in reading_order(root)])
-        self.homes, self.search = {}, []
+        self.paths = reading_order(root)
+        self.library = read_library(root, [page_name(path) for path in self.paths])
+        self.search = []
+        self.homes = {}     # public name -> the modules that define it
         for module in self.library.values():
-            for entry in [e for top in module.entries for e in (top, *top.methods)]: self.homes.setdefault(entry.name, []).append(module.name)
+            for entry in [e for top in module.entries for e in (top, *top.methods)]:
+                self.homes.setdefault(entry.name, []).append(module.name)
         (out / 'pictures').mkdir(parents=True)
 
     def source_url(self, path, line: int | None = None) -> str:
-        return f'{self.settings["git_url"]}/blob/{self.settings["branch"]}/{path}' + (f'#L{line}' if line else '')
+        place = f'#L{line}' if line else ''
+        return f'{self.settings["git_url"]}/blob/{self.settings["branch"]}/{path}{place}'
 
     def api_url(self, name: str, home: str | None = None) -> str | None:
-        """Address of what prose names: cluster, cluster(...), clustering.cluster, MetaPrototypes.annotate, 04_clustering.
+        """Address of what prose names: cluster, cluster(...), clustering.cluster, MetaPrototypes.annotate,
+        or a notebook such as 06_clustering.
 
-        A plain word means a name of the module `home` or one before it: readers have not met later ones, and the word may mean something else.
+        A plain word means a name of the module `home` or one before it: readers have not met later ones, and
+        the word may mean something else.
         """
-        if page_name(name) != name and any(path.stem == name.removesuffix('.ipynb') for path in self.paths): return page_name(name) + '.html'
+        stem = name.removesuffix('.ipynb')
+        if page_name(name) != name and any(path.stem == stem for path in self.paths):
+            return page_name(name) + '.html'
         word = re.sub(r'\(.*\)$', '', name).removeprefix('mcl.')
         owner, _, rest = word.rpartition('.')
-        if page_name(owner) in self.homes.get(rest, []): return f'api-{page_name(owner)}.html#{rest}'
+        if page_name(owner) in self.homes.get(rest, []):
+            return f'api-{page_name(owner)}.html#{rest}'
         order = list(self.library)
         near = order[:order.index(home) + 1] if home in order and word.islower() else order
         homes = [module for module in self.homes.get(word, []) if module in near]
-        if home in homes: homes = [home]
+        if home in homes:
+            homes = [home]
         return f'api-{homes[0]}.html#{word}' if len(homes) == 1 else None
 
     def target(self, url: str) -> str:
-        "Where a link or picture of a notebook leads on the site; files that are no pages lead to the repository, pictures are copied."
-        if re.match(r'[a-z][a-z0-9+.-]*:|//|#', url): return url
+        "Where a link of a notebook leads: a page, a picture (copied), or a file of the repository."
+        if re.match(r'[a-z][a-z0-9+.-]*:|//|#', url):
+            return url
         path, _, fragment = url.partition('#')
-        if path.endswith('.ipynb'): return f'{page_name(path)}.html' + (f'#{fragment}' if fragment else '')
+        if path.endswith('.ipynb'):
+            return f'{page_name(path)}.html' + (f'#{fragment}' if fragment else '')
         file = (self.root / 'nbs' / path).resolve()
-        if file.suffix not in ('.png', '.jpg', '.jpeg', '.svg'): return self.source_url(file.relative_to(self.root).as_posix())
+        if file.suffix not in ('.png', '.jpg', '.jpeg', '.svg'):
+            return self.source_url(file.relative_to(self.root).as_posix())
         shutil.copy(file, self.out / 'pictures' / file.name)
         return f'pictures/{file.name}'
 
@@ -96,11 +116,12 @@ class Book:
         "An image that knows its size, so that text does not jump when it arrives."
         size = ''
         if (self.out / url).is_file() and not url.endswith('.svg'):
-            with Image.open(self.out / url) as image: size = ' width="{}" height="{}"'.format(*image.size)
+            with Image.open(self.out / url) as image:
+                size = ' width="{}" height="{}"'.format(*image.size)
         return f'<img src="{escape(url)}" alt="{escape(alt)}"{size} loading="lazy">'
 
 
-# --- text and code ---------------------------------------------------------------------------------------------------
+# --- text and code ------------------------------------------------------------------------------------------
 
 def code_html(text: str, lexer=PythonLexer) -> str:
     return highlight(text, lexer(stripnl=False), FORMATTER).rstrip('\n')
@@ -109,33 +130,39 @@ def code_html(text: str, lexer=PythonLexer) -> str:
 def math_html(text: str, display: str = 'inline') -> str:
     "MathML of a formula; ValueError for a command that the converter does not know."
     html = mathml(text.strip(), display=display)
-    if '\\' in html: raise ValueError(f'cannot convert the formula {text!r} to MathML')
+    if '\\' in html:
+        raise ValueError(f'cannot convert the formula {text!r} to MathML')
     return html
 
 
 class Text(mistune.HTMLRenderer):
-    "Markdown of one page: MathML, links to pages and to the API, headings with anchors as JupyterLab makes them."
-    def __init__(self, book: Book, home: str | None = None, escape: bool = False):     # escape: <name> is text, not HTML
+    "Markdown of one page: MathML, links to pages and to the API, headings with JupyterLab's anchors."
+    def __init__(self, book: Book, home: str | None = None, escape: bool = False):   # escape: <name> is text
         super().__init__(escape=escape)
         self.book, self.home, self.ids, self.sections = book, home, set(), []
 
     def heading(self, text, level, **attrs):
         plain = re.sub(r'<[^>]+>', '', text)
         anchor = self.new_id(re.sub(r'\s', '-', plain))
-        if level == 2: self.sections.append((anchor, Markup(plain)))
-        return f'<h{level} id="{anchor}">{text}<a class="anchor" href="#{anchor}" aria-label="Link to this section">#</a></h{level}>\n'
+        if level == 2:
+            self.sections.append((anchor, Markup(plain)))
+        link = f'<a class="anchor" href="#{anchor}" aria-label="Link to this section">#</a>'
+        return f'<h{level} id="{anchor}">{text}{link}</h{level}>\n'
 
     def new_id(self, wanted: str) -> str:
-        while wanted in self.ids: wanted += '-'
+        while wanted in self.ids:
+            wanted += '-'
         self.ids.add(wanted)
         return wanted
 
     def codespan(self, text):
         url = self.book.api_url(text, self.home)
-        return f'<a class="api" href="{url}"><code>{escape(text)}</code></a>' if url else f'<code>{escape(text)}</code>'
+        code = f'<code>{escape(text)}</code>'
+        return f'<a class="api" href="{url}">{code}</a>' if url else code
 
     def link(self, text, url, title=None):
-        return f'<a href="{escape(self.book.target(url))}">{re.sub(r"</?a[^>]*>", "", text)}</a>'
+        words = re.sub(r'</?a[^>]*>', '', text)
+        return f'<a href="{escape(self.book.target(url))}">{words}</a>'
 
     def image(self, text, url, title=None):
         return self.book.picture(self.book.target(url), text)
@@ -143,11 +170,15 @@ class Text(mistune.HTMLRenderer):
     def block_code(self, code, info=None):
         return f'<pre tabindex="0"><code>{code_html(code, LEXERS.get(info, TextLexer))}</code></pre>\n'
 
-    def inline_math(self, body): return math_html(body)
+    def inline_math(self, body):
+        return math_html(body)
 
-    def block_math(self, body): return f'<span class="scroll formula" tabindex="0" role="group" aria-label="formula">{math_html(body, "block")}</span>'
+    def block_math(self, body):
+        box = 'class="scroll formula" tabindex="0" role="group" aria-label="formula"'
+        return f'<span {box}>{math_html(body, "block")}</span>'
 
-    def latex_environment(self, name, body): return self.block_math(f'\\begin{{{name}}}{body}\\end{{{name}}}')
+    def latex_environment(self, name, body):
+        return self.block_math(f'\\begin{{{name}}}{body}\\end{{{name}}}')
 
     def html(self, markdown: str) -> str:
         return scrollable(MarkdownWithMath(renderer=self).render(markdown))
@@ -156,10 +187,11 @@ class Text(mistune.HTMLRenderer):
 def scrollable(html: str) -> str:
     "Tables in a box of their own that scrolls, without pandas' style sheets."
     html = re.sub(r'<style.*?</style>', '', html, flags=re.S)
-    return re.sub(r'(<table.*?</table>)', r'<div class="scroll" tabindex="0" role="group" aria-label="table">\1</div>', html, flags=re.S)
+    box = r'<div class="scroll" tabindex="0" role="group" aria-label="table">\1</div>'
+    return re.sub(r'(<table.*?</table>)', box, html, flags=re.S)
 
 
-# --- notebooks -------------------------------------------------------------------------------------------------------
+# --- notebooks ----------------------------------------------------------------------------------------------
 
 def split_directives(source: str) -> tuple:
     "The lines `#| key: value` of a cell as a dictionary, and the rest of the cell."
@@ -171,10 +203,13 @@ def imported_names(notebook) -> dict:
     "Names that the code cells take from the library -> module; a module itself -> None."
     found = {}
     for cell in notebook.cells:
-        if cell.cell_type != 'code' or 'mcl' not in cell.source: continue
+        if cell.cell_type != 'code' or 'mcl' not in cell.source:
+            continue
         for node in ast.walk(ast.parse(re.sub(r'^[%!].*', '', cell.source, flags=re.M))):
-            if not isinstance(node, ast.ImportFrom) or (node.module or '').split('.')[0] != 'mcl': continue
-            found |= {alias.asname or alias.name: node.module.partition('.')[2] or None for alias in node.names}
+            if not isinstance(node, ast.ImportFrom) or (node.module or '').split('.')[0] != 'mcl':
+                continue
+            module = node.module.partition('.')[2] or None
+            found |= {alias.asname or alias.name: module for alias in node.names}
     return found
 
 
@@ -192,56 +227,80 @@ class Page:
         self.lead = re.sub(r'[*`]', '', lead[1]) if lead else ''
 
     def cell_html(self, cell) -> str:
-        if cell.cell_type == 'markdown': return self.text.html(cell.source)
-        if cell.cell_type != 'code': return ''
+        if cell.cell_type == 'markdown':
+            return self.text.html(cell.source)
+        if cell.cell_type != 'code':
+            return ''
         options, code = split_directives(cell.source)
-        if 'hide' in options or options.get('include') == 'false': return ''
-        show_code = code and 'hide_input' not in options and options.get('echo') != 'false'
-        show_output = 'hide_output' not in options and options.get('output') != 'false'
-        html = (self.code_cell(code, options) if show_code else '') + (self.outputs(cell, options) if show_output else '')
+        if 'hide' in options or options.get('include') == 'false':
+            return ''
+        html = ''
+        if code and 'hide_input' not in options and options.get('echo') != 'false':
+            html += self.code_cell(code, options)
+        if 'hide_output' not in options and options.get('output') != 'false':
+            html += self.outputs(cell, options)
         return f'<div class="cell">{html}</div>' if html else ''
 
     def code_cell(self, code: str, options: dict) -> str:
         block = f'<pre tabindex="0"><code>{self.linked(code)}</code></pre>'
         if {'export', 'exports', 'exporti'} & set(options):
-            anchors = ''.join(f'<span id="{self.text.new_id(name.lower())}"></span>' for name in defined_names(code))
+            ids = [self.text.new_id(name.lower()) for name in defined_names(code)]
+            anchors = ''.join(f'<span id="{id}"></span>' for id in ids)
             return f'{anchors}<div class="export" title="part of mcl.{self.name}">{block}</div>'
-        if options.get('code-fold') == 'true': return f'<details class="fold"><summary>{options.get("code-summary", "Code")}</summary>{block}</details>'
+        if options.get('code-fold') == 'true':
+            summary = f'<summary>{options.get("code-summary", "Code")}</summary>'
+            return f'<details class="fold">{summary}{block}</details>'
         return block
 
     def linked(self, code: str) -> str:
         "Code in colours; calls of the library lead to its reference."
         own = {entry.name for entry in self.module.entries} if self.module else set()
+
         def link(match):
             owner, name = match[1], match[2]
-            module = owner if owner else self.imports.get(name) or (self.name if name in own else None)
+            module = owner or self.imports.get(name) or (self.name if name in own else None)
+            if module in self.book.library:     # the module may have taken the name from an earlier one
+                module = self.book.library[module].borrowed.get(name, module)
             known = module in self.book.homes.get(name, []) and (not owner or owner in self.imports)
             start, end = match[0].rsplit(f'{name}</span>', 1)
-            return f'{start}<a class="api" href="api-{module}.html#{name}">{name}</a></span>{end}' if known else match[0]
-        call = r'(?<!<span class="o">\.</span>)(?:<span class="n">(\w+)</span><span class="o">\.</span>)?<span class="n">(\w+)</span>(?=<span class="p">\()'
+            address = f'api-{module}.html#{name}'
+            return f'{start}<a class="api" href="{address}">{name}</a></span>{end}' if known else match[0]
+
+        dot = r'<span class="o">\.</span>'
+        owner = rf'(?:<span class="n">(\w+)</span>{dot})?'
+        call = rf'(?<!{dot}){owner}<span class="n">(\w+)</span>(?=<span class="p">\()'
         return re.sub(call, link, code_html(code))
 
     def outputs(self, cell, options: dict) -> str:
-        total = sum(1 for output in cell.outputs if any(kind.startswith('image/') for kind in output.get('data', {})))
-        parts, place = [], 0
+        total = sum(any(kind.startswith('image/') for kind in o.get('data', {})) for o in cell.outputs)
+        parts = []
+        place = 0
         for output in cell.outputs:
             data = output.get('data', {})
             kind = next((kind for kind in KINDS if kind in data), None)
-            if output.output_type == 'stream': parts.append(f'<pre tabindex="0">{ansi2html(output.text)}</pre>')
+            if output.output_type == 'stream':
+                parts.append(f'<pre tabindex="0">{ansi2html(output.text)}</pre>')
             elif kind and kind.startswith('image/'):
                 place += 1
-                alt = options.get('fig-alt', '').strip('"\'') + (f' ({place} of {total})' if total > 1 else '')
+                number = f' ({place} of {total})' if total > 1 else ''
+                alt = options.get('fig-alt', '').strip('"\'') + number
                 parts.append(f'<figure>{self.stored_picture(kind, data[kind], alt)}</figure>')
-            elif kind == 'text/html': parts.append(scrollable(data[kind]))
-            elif kind == 'text/markdown': parts.append(self.text.html(data[kind]))
-            elif kind == 'text/latex': parts.append(self.text.block_math(data[kind].strip().strip('$')))
-            elif kind and not any('widget' in other for other in data): parts.append(f'<pre tabindex="0">{escape(data[kind])}</pre>')
+            elif kind == 'text/html':
+                parts.append(scrollable(data[kind]))
+            elif kind == 'text/markdown':
+                parts.append(self.text.html(data[kind]))
+            elif kind == 'text/latex':
+                parts.append(self.text.block_math(data[kind].strip().strip('$')))
+            elif kind and not any('widget' in other for other in data):
+                parts.append(f'<pre tabindex="0">{escape(data[kind])}</pre>')
         return f'<div class="output">{"".join(parts)}</div>' if parts else ''
 
     def stored_picture(self, kind: str, data: str, alt: str) -> str:
         self.n_pictures += 1
-        url = f'pictures/{self.name}-{self.n_pictures}.{kind.split("/")[1].split("+")[0]}'
-        (self.book.out / url).write_bytes(data.encode() if kind == 'image/svg+xml' else base64.b64decode(data))
+        suffix = kind.split('/')[1].split('+')[0]
+        url = f'pictures/{self.name}-{self.n_pictures}.{suffix}'
+        content = data.encode() if kind == 'image/svg+xml' else base64.b64decode(data)
+        (self.book.out / url).write_bytes(content)
         return self.book.picture(url, alt)
 
 
@@ -249,23 +308,29 @@ def defined_names(code: str) -> list:
     "Functions, classes, their methods and constants of a cell, as nbdev's index names them."
     names = []
     for node in ast.parse(code).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.append(node.name)
-        if isinstance(node, ast.ClassDef): names += [f'{node.name}.{n.name}' for n in node.body if isinstance(n, ast.FunctionDef)]
-        if isinstance(node, ast.Assign): names += [n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)]
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name): names.append(node.target.id)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.append(node.name)
+        if isinstance(node, ast.ClassDef):
+            names += [f'{node.name}.{n.name}' for n in node.body if isinstance(n, ast.FunctionDef)]
+        if isinstance(node, ast.Assign):
+            targets = [n for target in node.targets for n in ast.walk(target)]
+            names += [n.id for n in targets if isinstance(n, ast.Name)]
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.append(node.target.id)
     return names
 
 
 def with_vector_figures(path: Path, notebook):
-    "The notebook after a run in which every matplotlib figure is drawn as SVG; the file on disk stays as it is."
+    "The notebook after a run in which every figure is drawn as SVG; the file on disk stays as it is."
     from nbclient import NotebookClient
-    notebook.cells.insert(0, nbformat.v4.new_code_cell("%matplotlib inline\n%config InlineBackend.figure_formats = ['svg']"))
+    setting = "%matplotlib inline\n%config InlineBackend.figure_formats = ['svg']"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(setting))
     NotebookClient(notebook, timeout=1200, resources={'metadata': {'path': str(path.parent)}}).execute()
     del notebook.cells[0]
     return notebook
 
 
-# --- search ----------------------------------------------------------------------------------------------------------
+# --- search -------------------------------------------------------------------------------------------------
 
 class Sections(HTMLParser):
     "The text of a page, cut at its headings; code and tables of numbers are left out."
@@ -275,25 +340,32 @@ class Sections(HTMLParser):
         self.feed(re.sub(r'<(pre|td)\b.*?</\1>', ' ', html, flags=re.S))
 
     def handle_starttag(self, tag, attrs):
-        if re.fullmatch('h[1-6]', tag): self.in_heading, _ = True, self.found.append([dict(attrs).get('id', ''), '', ''])
+        if re.fullmatch('h[1-6]', tag):
+            self.in_heading = True
+            self.found.append([dict(attrs).get('id', ''), '', ''])
 
     def handle_endtag(self, tag):
-        if re.fullmatch('h[1-6]', tag): self.in_heading = False
+        if re.fullmatch('h[1-6]', tag):
+            self.in_heading = False
 
     def handle_data(self, data):
-        if self.found: self.found[-1][1 if self.in_heading else 2] += data
+        if self.found:
+            self.found[-1][1 if self.in_heading else 2] += data
 
 
 def search_records(url: str, title: str, html: str) -> list:
     "One record a section: address, title of the page, heading, text."
-    clean = lambda text: re.sub(r'\s+', ' ', text).strip()
-    return [{'url': f'{url}#{anchor}', 'page': title, 'heading': clean(heading.removesuffix('#')), 'text': clean(text)} for anchor, heading, text in Sections(html).found]
+    def clean(text):
+        return re.sub(r'\s+', ' ', text).strip()
+
+    return [{'url': f'{url}#{anchor}', 'page': title, 'heading': clean(heading.removesuffix('#')),
+             'text': clean(text)} for anchor, heading, text in Sections(html).found]
 
 
-# --- all together ----------------------------------------------------------------------------------------------------
+# --- all together -------------------------------------------------------------------------------------------
 
 def build(root: Path, out: Path, svg: bool = False) -> Path:
-    "Write the site of the project in `root` to the folder `out`. An earlier site there is replaced when the new one is whole."
+    "Write the site of the project in `root` to `out`. An earlier site is replaced when the new one is whole."
     if out.exists() and any(out.iterdir()) and not (out / 'search-index.js').exists():
         raise FileExistsError(f'{out} holds something else than an earlier site; name an empty folder')
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -305,13 +377,28 @@ def build(root: Path, out: Path, svg: bool = False) -> Path:
     return out
 
 
+def as_block(text: Text, words: str) -> Markup:
+    "Paragraphs of a docstring."
+    return Markup(text.html(words))
+
+
+def as_words(text: Text, words: str) -> Markup:
+    "A comment, which stands inside a paragraph or a cell of a table."
+    return Markup(re.sub(r'</?p>', '', text.html(words)).strip())
+
+
+def as_code(code: str) -> Markup:
+    return Markup(code_html(code))
+
+
 def write_site(book: Book, svg: bool) -> None:
     pages = []
     for path in book.paths:
         notebook = nbformat.read(path, as_version=4)
         pages.append(Page(book, path, with_vector_figures(path, notebook) if svg else notebook))
     titles = {page.name: page.title for page in pages}
-    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(PARTS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    loader = jinja2.FileSystemLoader(PARTS)
+    templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.globals.update(book=book, pages=pages, titles=titles, settings=book.settings)
 
     def write(name, title, template, **values):
@@ -321,15 +408,17 @@ def write_site(book: Book, svg: bool) -> None:
         (book.out / f'{name}.html').write_text(html, encoding='utf-8')
 
     for before, page, after in zip([None, *pages], pages, [*pages[1:], None]):
-        write(page.name, page.title, 'notebook.html', content=Markup(page.body), sections=page.text.sections, lead=page.lead, before=before, after=after)
+        write(page.name, page.title, 'notebook.html', content=Markup(page.body), sections=page.text.sections,
+              lead=page.lead, before=before, after=after)
     for module in book.library.values():
-        prose = lambda words, text=Text(book, module.name, escape=True): Markup(text.html(words))
-        inline = lambda words, prose=prose: Markup(re.sub(r'</?p>', '', prose(words)).strip())
-        write(f'api-{module.name}', f'mcl.{module.name}', 'api.html', module=module, lead=module.doc, prose=prose, inline=inline,
-              python=lambda code: Markup(code_html(code)))
+        text = Text(book, module.name, escape=True)
+        write(f'api-{module.name}', f'mcl.{module.name}', 'api.html', module=module, lead=module.doc,
+              prose=partial(as_block, text), inline=partial(as_words, text), python=as_code)
     write('api', 'Reference', 'modules.html', lead='Every public name of the library, module by module.')
-    (book.out / 'search-index.js').write_text(f'const searchIndex = {json.dumps(book.search, ensure_ascii=False)};\n', encoding='utf-8')
-    for name in ('style.css', 'site.js'): shutil.copy(PARTS / name, book.out / name)
+    records = json.dumps(book.search, ensure_ascii=False)
+    (book.out / 'search-index.js').write_text(f'const searchIndex = {records};\n', encoding='utf-8')
+    for name in ('style.css', 'site.js'):
+        shutil.copy(PARTS / name, book.out / name)
 
 
 def main() -> None:
@@ -337,8 +426,10 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=ROOT / '_site', help='folder to write (default: _site)')
     parser.add_argument('--svg', action='store_true', help='run the notebooks and draw figures as SVG')
     arguments = parser.parse_args()
-    try: site = build(ROOT, arguments.out.resolve(), arguments.svg)
-    except FileExistsError as error: sys.exit(str(error))
+    try:
+        site = build(ROOT, arguments.out.resolve(), arguments.svg)
+    except FileExistsError as error:
+        sys.exit(str(error))
     print(f'{len(list(site.glob("*.html")))} pages in {site}')
 
 
