@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['heaps', 'replace_worst', 'offer_row', 'offer_rows', 'offer_columns', 'tile_starts', 'tile_neighbours', 'similarity',
            'best_first', 'recompute_in_float64', 'offer_double', 'decide_in_float64', 'exact_neighbours',
-           'full_precision', 'double_similarities', 'best_first_tensor', 'device_candidates', 'device_decide',
-           'device_neighbours']
+           'full_precision', 'double_similarities', 'best_first_tensor', 'largest', 'device_candidates',
+           'device_decide', 'rounding', 'device_round', 'device_neighbours']
 
 # %% ../nbs/05b_neighbours.ipynb #3884642b
 import threading
@@ -206,13 +206,14 @@ def exact_neighbours(
 # %% ../nbs/05b_neighbours.ipynb #097c90e6
 @contextmanager
 def full_precision():
-    "Products of float32 tensors in float32, whatever shortcut the caller allows elsewhere."
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    "Products of float32 tensors in float32, and sums in float32, whatever shortcut the caller allows."
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction
+    matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction = False, False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+        matmul.allow_tf32, matmul.allow_fp16_reduced_precision_reduction = before
 
 # %% ../nbs/05b_neighbours.ipynb #805449ae
 def double_similarities(left, right):
@@ -226,14 +227,29 @@ def best_first_tensor(sims, items, k):
     sims, by = sims.gather(1, by).sort(dim=1, descending=True, stable=True)
     return sims[:, :k], items.gather(1, by)[:, :k]
 
+# %% ../nbs/05b_neighbours.ipynb #d8bf6785
+def largest(
+    product: torch.Tensor,  # (q, n)
+    keep: int,              # how many to find in each row
+    chunk: int = 32,
+) -> tuple:                 # values and places, both (q, min(keep, n)), in no order
+    "The largest values of each row, as `topk` finds them, faster where rows are long."
+    q, n = product.shape
+    if n % chunk or n < 4 * keep * chunk:
+        return product.topk(min(keep, n), dim=1, sorted=False)
+    chunks = product.view(q, n // chunk, chunk)
+    chosen = chunks.amax(2).topk(keep, dim=1, sorted=False).indices
+    values = chunks.gather(1, chosen[:, :, None].expand(-1, -1, chunk)).flatten(1)
+    found, at = values.topk(keep, dim=1, sorted=False)
+    return found, chosen.gather(1, at // chunk) * chunk + at % chunk
+
 # %% ../nbs/05b_neighbours.ipynb #183e7b84
 def device_candidates(rows, query, keep, block=65536):
-    "float32 similarities and items of the `keep` rows most similar to each query."
-    sims = torch.empty(len(query), 0, device=rows.device)
+    "Similarities, as precise as the rows, and items of the `keep` rows most similar to each query."
+    sims = torch.empty(len(query), 0, device=rows.device, dtype=rows.dtype)
     items = torch.empty(len(query), 0, dtype=torch.int64, device=rows.device)
     for start in range(0, len(rows), block):
-        product = query @ rows[start : start + block].T
-        found, at = product.topk(min(keep, product.shape[1]), dim=1)
+        found, at = largest(query @ rows[start : start + block].T, keep)
         sims, items = torch.cat([sims, found], 1), torch.cat([items, at + start], 1)
         sims, at = sims.topk(min(keep, sims.shape[1]), dim=1)
         items = items.gather(1, at)
@@ -251,25 +267,49 @@ def device_decide(rows, query, k, block=65536):
     )
     return best_first_tensor(sims, torch.arange(len(rows), device=rows.device).expand(len(query), -1), k)
 
+# %% ../nbs/05b_neighbours.ipynb #b537c52f
+def rounding(dtype: torch.dtype, d: int) -> float:
+    "How far candidates' similarities may be apart and still in the wrong order, for unit rows of length d."
+    return 2 * (2**-10 + 2**-11 + d * 2**-23) if dtype == torch.float16 else 2**-22 * (4 + d**0.5)
+
+# %% ../nbs/05b_neighbours.ipynb #a41c591f
+def device_round(rows, stored, asked, k, keep):
+    """Neighbours of the rows `asked`, with candidates from `stored`, the same rows in any precision.
+
+    float64 similarities and items `(q, k)`, and which of the queries are not settled.
+    """
+    query, keep = rows[asked], min(keep, len(rows))
+    rough, items = device_candidates(stored, stored[asked], keep)
+    sims, items = best_first_tensor(double_similarities(query[:, None], rows[items]), items, k)
+    worst = rough.min(dim=1).values.double()
+    unsure = sims[:, -1] <= worst + rounding(stored.dtype, rows.shape[1])
+    return sims, items, unsure if keep < len(rows) else torch.zeros_like(unsure)
+
 # %% ../nbs/05b_neighbours.ipynb #6f49d3ab
 def device_neighbours(
-    rows: torch.Tensor,  # unit rows, float32, any device, shape (n, d)
-    k: int,              # neighbours, at most n
-    spare: int = 8,      # candidates kept beyond k
-    step: int = 256,     # queries at a time
-    title: str = None,   # progress bar's title
-):                       # NumPy: similarities float32 and items int32, both (n, k)
+    rows: torch.Tensor,        # unit rows, float32, any device, shape (n, d)
+    k: int,                    # neighbours, at most n
+    spare: int = 8,            # candidates kept beyond k in float32
+    step: int = 256,           # queries at a time
+    title: str = None,         # progress bar's title
+    half: bool | None = None,  # first round in float16; None: on a graphics card
+):                             # NumPy: similarities float32 and items int32, both (n, k)
     "Exact neighbours found on the device that holds the rows."
-    slack, keep, lists = 2**-22 * (4 + rows.shape[1] ** 0.5), min(k + spare, len(rows)), []
+    half = rows.device.type == 'cuda' if half is None else half
+    rounds = [(rows.half(), max(96, 4 * k))] if half else []
+    rounds += [(rows, k + spare)]
+    lists = []
     with full_precision():
         for start in tqdm(range(0, len(rows), step), title, disable=title is None, leave=False):
-            query = rows[start : start + step]
-            rough, items = device_candidates(rows, query, keep)
-            sims, items = best_first_tensor(double_similarities(query[:, None], rows[items]), items, k)
-            unsure = (
-                (sims[:, -1] <= rough.min(dim=1).values + slack).nonzero()[:, 0] if keep < len(rows) else ()
-            )
+            asked = torch.arange(start, min(start + step, len(rows)), device=rows.device)
+            sims = torch.empty(len(asked), k, dtype=torch.float64, device=rows.device)
+            items = torch.empty(len(asked), k, dtype=torch.int64, device=rows.device)
+            unsure = torch.arange(len(asked), device=rows.device)
+            for stored, keep in rounds:
+                if len(unsure):
+                    sims[unsure], items[unsure], still = device_round(rows, stored, asked[unsure], k, keep)
+                    unsure = unsure[still]
             for part in torch.split(unsure, 32) if len(unsure) else ():
-                sims[part], items[part] = device_decide(rows, query[part], k)
+                sims[part], items[part] = device_decide(rows, rows[asked[part]], k)
             lists.append((sims.float().cpu().numpy(), items.int().cpu().numpy()))
     return tuple(map(np.concatenate, zip(*lists)))
