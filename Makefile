@@ -47,4 +47,5 @@ browser: $(READY)
 
 export: $(READY)
 	$(BIN)/nbdev_export
+	$(BIN)/python tools/openings.py
 	$(BIN)/python tools/check.py --write-readme

@@ -112,6 +112,13 @@ def test_a_question_and_a_picture_come_first(name):
     assert any(map(has_picture, opening)), 'no stored picture before the second exported cell'
 
 
+@every_library_notebook
+def test_a_notebook_defines_before_it_uses(name):
+    own = rf'^\s*(from|import) mcl\.{module_of(name)}\b'
+    borrowed = [source(cell)[:80] for cell in of_kind(name, 'code') if re.search(own, source(cell), re.M)]
+    assert not borrowed, 'these cells import the module that this notebook makes'
+
+
 @every_notebook
 def test_it_ends_with_the_way_on(name):
     texts = list(map(source, of_kind(name, 'markdown')))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
+from openings import openings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,6 +74,9 @@ def main() -> int:
         return 0
     problems = [f'mcl/{n} differs from its notebook: run `make export`' for n in stale_modules()]
     problems += [f'nbs/{n} is not clean: run `nbdev_clean`' for n in unclean_notebooks()]
+    drawn = openings().items()
+    stale = [path.name for path, picture in drawn if not path.exists() or path.read_bytes() != picture]
+    problems += [f'figures/openings/{n} differs from its notebook: run `make export`' for n in stale]
     if (ROOT / 'README.md').read_text(encoding='utf-8') != readme():
         problems.append('README.md differs from nbs/index.ipynb: run `make export`')
     print('\n'.join(problems) or 'exported code, notebooks and README are in step')
