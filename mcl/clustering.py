@@ -76,15 +76,14 @@ def communities(
     min_samples: int = 4,  # smaller communities become outliers
     seed: int = 0,  # of the order of visits; Leiden's labels may differ a little all the same
 ) -> np.ndarray:  # int64 labels, -1 for outliers, shape (n,)
-    """Communities of the graph whose edges weigh 1 - distance (Blondel et al.
-
-    2008; Traag et al. 2019); ImportError without scikit-network.
+    """Communities of the graph whose edges weigh 1 - distance (Blondel et al. 2008; Traag et al. 2019);
+    ImportError without scikit-network.
     """
     try:
         from sknetwork.clustering import Leiden, Louvain
     except ImportError:
         raise ImportError(
-            f"method={method!r} needs scikit-network: run `pip install mcl[community]`, or use "
+            f"method={method!r} needs scikit-network: run `pip install 'mcl-reid[community]'`, or use "
             "method='dbscan'"
         ) from None
     near = csr_matrix((1 - graph.data, graph.indices, graph.indptr), shape=graph.shape)

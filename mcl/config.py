@@ -14,7 +14,6 @@ import json
 from dataclasses import dataclass, replace
 
 from .core import expect, expect_one_of, nearest_name
-from .data import name_world
 
 # %% ../nbs/10_config.ipynb #99fb0cbd
 METHODS = ('full', 'subset', 'subset_matched', 'per_subset', 'mcl', 'mcl_plus', 'supervised')
@@ -238,6 +237,8 @@ def recipe_of(
         expect_one_of(recipe, RECIPES, 'recipe')
         return RECIPES[recipe]
     if str(dataset).startswith('pedworld-'):
+        from mcl.data import name_world
+
         world = name_world(dataset, None)[1].split('-')[1]
         return WORLD_RECIPES.get(world, {})
     return RECIPES.get(dataset, {})

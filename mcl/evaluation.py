@@ -163,9 +163,8 @@ def rank_metrics(
     gallery_camids,      # (q,) and (g,) camera ids; matches under the query's own camera are ignored
     max_rank: int = 50,  # length of the CMC; may exceed the gallery
 ) -> RankMetrics:
-    """Market-1501's protocol (Zheng et al.
-
-    2015), mINP by Ye et al. 2021. Equal distances rank in gallery order. ValueError if no query has a match.
+    """Market-1501's protocol (Zheng et al. 2015), mINP by Ye et al. 2021. Equal distances rank in
+    gallery order. ValueError if no query has a match.
     """
     scores = score_queries(distances, query_pids, gallery_pids, query_camids, gallery_camids)
     scores = scores[scores[:, 1] > 0]

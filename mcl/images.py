@@ -180,10 +180,8 @@ def augmentation(
     flip=0.5,       # probability of mirroring
     erasing=0.5,    # probability of erasing a rectangle
 ) -> v2.Compose:    # maps one uint8 image (3, h, w) to another
-    """Flip, pad and crop, erase (Luo et al.
-
-    2019), one image at a time, with torch's global generator: see `augment_batch` for a faster way with its
-    own.
+    """Flip, pad and crop, erase (Luo et al. 2019), one image at a time, with torch's global generator:
+    see `augment_batch` for a faster way with its own.
     """
     padding = default_padding(size[0]) if padding is None else padding
     erase = v2.RandomErasing(

@@ -295,9 +295,8 @@ def jaccard_graph(
     normalise: bool = False,  # True: divide every row by its length first
     progress: bool = False,   # show progress bars
 ) -> csr_array:               # distances float32, shape (n, n), rows sorted, the zero diagonal stored
-    """k-reciprocal Jaccard distances up to eps (Zhong et al.
-
-    2017, as in SpCL and Cluster Contrast); raises ValueError on bad input.
+    """k-reciprocal Jaccard distances up to eps (Zhong et al. 2017, as in SpCL and Cluster Contrast);
+    raises ValueError on bad input.
     """
     check_parameters(k1, k2, eps)
     rows = prepare(features, normalise)

@@ -20,9 +20,8 @@ def cluster_contrast_loss(
     labels,                      # pseudo labels, shape (n,), 0..K-1, -1 = outlier
     prototypes: MetaPrototypes,  # K centroids and the temperature
 ) -> Tensor:                     # a scalar; 0 where all are outliers
-    """InfoNCE against the centroids (Cluster Contrast, Dai et al.
-
-    2021); ValueError for a label that no centroid has.
+    """InfoNCE against the centroids (Cluster Contrast, Dai et al. 2021); ValueError for a label that no
+    centroid has.
     """
     labels = check_labels(labels, features, len(prototypes.centroids))
     if (labels < 0).all():

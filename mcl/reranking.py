@@ -116,9 +116,8 @@ def encode(
     k2: int,     # as in `rerank`
     chunk: int,  # rows per block
 ):               # sparse rows (pointers, columns, weights) and the farthest distances
-    """Every image as weights on its expanded k-reciprocal neighbours (Zhong et al.
-
-    2017, equations 5 to 7 and 11).
+    """Every image as weights on its expanded k-reciprocal neighbours (Zhong et al. 2017, equations 5 to
+    7 and 11).
     """
     items, farthest = nearest_and_farthest(features, min(max(k1 + 1, k2), len(features)), chunk)
     farthest = np.maximum(farthest, np.finfo(np.float32).tiny)
@@ -185,8 +184,7 @@ def rerank(
     k2: int = 6,
     lambda_value: float = 0.3,  # as in `rerank_blocks`
 ) -> np.ndarray:                # float32 (q, g)
-    """Distances by k-reciprocal encoding (Zhong et al.
-
-    2017); `rerank_blocks` gives the same without the whole array.
+    """Distances by k-reciprocal encoding (Zhong et al. 2017); `rerank_blocks` gives the same without
+    the whole array.
     """
     return np.concatenate(list(rerank_blocks(query_features, gallery_features, k1, k2, lambda_value)))

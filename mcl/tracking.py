@@ -67,7 +67,7 @@ def check_tracker(log_to: str | None, run_dir) -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
         raise ImportError(
-            "log_to='tensorboard' needs the package tensorboard: run `pip install 'mcl[tensorboard]'`, or "
+            "log_to='tensorboard' needs the package tensorboard: run `pip install 'mcl-reid[tensorboard]'`, or "
             "leave it out"
         ) from None
 

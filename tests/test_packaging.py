@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import mcl
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = {path.stem for path in (ROOT / 'mcl').glob('[a-z]*.py')}
@@ -82,6 +85,64 @@ def test_the_command_line_loads_what_draws_only_to_draw():
     program = 'import sys, mcl.cli; print({"seaborn", "umap", "matplotlib.pyplot"} & set(sys.modules))'
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
     assert done.stdout == 'set()\n'
+
+
+HEAVY = ('torch', 'torchvision', 'numba', 'scipy', 'sklearn', 'pandas', 'matplotlib', 'accelerate', 'PIL')
+CORE_ONLY = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {absent!r}:
+            raise ModuleNotFoundError(f'No module named {{name}}', name=name)
+
+sys.meta_path.insert(0, NotInstalled())
+from mcl.cli import main
+main(sys.argv[1:])
+"""
+
+
+def python(*words, **named):
+    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, **named)
+
+
+@pytest.mark.parametrize('words', [['--help'], ['--version'], ['cluster', '--help'], ['train', '-h']])
+def test_help_loads_nothing_heavy(words):
+    program = f"""
+import atexit, sys
+atexit.register(lambda: print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr))
+from mcl.cli import main
+main({words!r})
+"""
+    done = python('-c', program)
+    assert done.returncode == 0 and done.stderr.strip() == '[]'
+
+
+def test_clustering_needs_no_package_of_an_extra(tmp_path):
+    absent = ('torchvision', 'accelerate', 'sklearn', 'PIL', 'safetensors', 'matplotlib', 'seaborn', 'pandas')
+    program = CORE_ONLY.format(absent=absent)
+    features = np.random.default_rng(0).normal(size=(60, 8)).astype('f4')
+    np.save(tmp_path / 'features.npy', features / np.linalg.norm(features, axis=1, keepdims=True))
+    words = ('cluster', tmp_path / 'features.npy', tmp_path / 'labels.npy', '--k1', 10)
+    done = python('-c', program, *words)
+    assert done.returncode == 0 and (tmp_path / 'labels.npy').exists(), done.stderr
+    done = python('-c', program, 'train', '--run-dir', tmp_path / 'run')
+    assert done.returncode == 2 and "pip install 'mcl-reid[" in done.stderr.splitlines()[-1]
+    assert 'Traceback' not in done.stderr
+
+
+def test_public_names_are_what_the_page_says():
+    page = (ROOT / 'API.md').read_text()
+    listed = re.findall(r'^\| `(\w+)` \|', page, flags=re.M)
+    assert listed == list(mcl.PUBLIC)
+    for name in mcl.PUBLIC:
+        assert getattr(mcl, name) is not None
+    with pytest.raises(AttributeError, match='API.md'):
+        mcl.nothing
+
+
+def test_python_minus_m_is_the_command():
+    assert python('-m', 'mcl', '--version').stdout == f'mcl {mcl.__version__}\n'
 
 
 def test_every_requirement_has_a_floor():
