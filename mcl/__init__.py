@@ -3,7 +3,7 @@ __version__ = "0.1.0"
 
 Every other name is in a module of its own and may change from one version to the next.
 """
-from importlib import import_module
+from importlib import import_module  # noqa: E402
 
 PUBLIC = {
     'World': 'world',

@@ -17,8 +17,16 @@ from typing import Annotated, Optional
 import typer
 
 from .commands import Arch, Device, Height, Width, app, say
-from .config import METHOD_SETTINGS, METHODS, RECIPES, SUPERVISED, TrainConfig
-from .config import from_json, recipe_of, with_settings
+from mcl.config import (
+    METHOD_SETTINGS,
+    METHODS,
+    RECIPES,
+    SUPERVISED,
+    TrainConfig,
+    from_json,
+    recipe_of,
+    with_settings,
+)
 from .core import expect, expect_one_of, write_json, write_text
 from .variants import PHOTOGRAPHS, STUDIES
 

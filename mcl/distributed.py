@@ -49,8 +49,9 @@ def find_device(name: torch.device | str = 'auto') -> torch.device:
     known = f'unknown device {name!r}: choose auto, cpu, cuda, cuda:N (N counts from 0) or mps'
     expect(kind in ('cpu', 'cuda', 'mps') and (not number or number.isdecimal()), known)
     seen = f'{cards} of them' if cards else 'no such card, or no driver for it'
-    expect(kind != 'cuda' or int(number or 0) < cards, f'device {name!r}: PyTorch sees {seen}; use auto or cpu')
-    expect(kind != 'mps' or torch.backends.mps.is_available(), f'device {name!r} is not there; use auto or cpu')
+    instead = 'use auto or cpu'
+    expect(kind != 'cuda' or int(number or 0) < cards, f'device {name!r}: PyTorch sees {seen}; {instead}')
+    expect(kind != 'mps' or torch.backends.mps.is_available(), f'device {name!r} is not there; {instead}')
     return torch.device(name)
 
 # %% ../nbs/10b_distributed.ipynb #ad3bd3ec

@@ -67,8 +67,8 @@ def check_tracker(log_to: str | None, run_dir) -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
         raise ImportError(
-            "log_to='tensorboard' needs the package tensorboard: run `pip install 'mcl-reid[tensorboard]'`, or "
-            "leave it out"
+            "log_to='tensorboard' needs the package tensorboard: run "
+            "`pip install 'mcl-reid[tensorboard]'`, or leave it out"
         ) from None
 
 # %% ../nbs/12b_tracking.ipynb #e7dcde43
