@@ -17,7 +17,8 @@ pytest.importorskip('latex2mathml', reason='the site needs the development extra
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {re.sub(r'^\d+[a-z]?_', '', path.stem): path for path in (ROOT / 'nbs').glob('*.ipynb')}
-MODULES = [path.stem for path in (ROOT / 'mcl').glob('*.py') if '__all__' in path.read_text(encoding='utf-8')]
+FILES = sorted((ROOT / 'mcl').glob('[a-z]*.py'))
+MODULES = [path.stem for path in FILES if '__all__' in path.read_text(encoding='utf-8')]
 
 
 class Page(HTMLParser):

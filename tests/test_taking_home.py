@@ -93,7 +93,7 @@ def test_curves_change_nothing(tiny, tiny_stores, tmp_path):
 
 def test_a_missing_extra_is_named_before_anything_is_written(tiny, tiny_stores, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
-    with pytest.raises(ImportError, match=r"pip install 'mcl\[tensorboard\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'mcl-reid\[tensorboard\]'"):
         train(
             TrainConfig(**SHORT),
             tiny,
