@@ -105,7 +105,7 @@ def write_whole(
     """
     path = Path(os.path.realpath(path))
     expect(
-        path.is_file() or not path.exists(),
+        not path.exists() or path.is_file(),
         f'{path} is not a regular file and is left alone: choose another name',
     )
     sweep_drafts(path)
@@ -151,7 +151,7 @@ def check_output(
         suffix is None or path.suffix == suffix, f'{path} cannot be written: give the name of a {suffix} file'
     )
     expect(
-        path.is_file() or not path.exists(),
+        not path.exists() or path.is_file(),
         f'{path} cannot be written: it is a folder or a device; choose another name',
     )
     folder = path.parent

@@ -251,7 +251,7 @@ def read_note(root: Path) -> dict:
 def claim_folder(world: World, root: Path, layout: str = 'market1501') -> bool:
     "Make `root` this world's folder; True if it is complete already. FileExistsError if it is taken."
     message = f'{root} is a file. Choose a new or an empty folder.'
-    expect(root.is_dir() or not root.exists(), message, FileExistsError)
+    expect(not root.exists() or root.is_dir(), message, FileExistsError)
     note = {'pedworld': VERSION, 'world': json.loads(json.dumps(asdict(world)))}
     if layout != 'market1501':
         note['layout'] = layout
