@@ -133,14 +133,14 @@ class PolishBatch:
 
 
 def contrast_and_update(
-    own: torch.Tensor,
-    own_labels: torch.Tensor,  # features (c, d) and labels of clustered images
-    rest: torch.Tensor,
-    rest_labels: torch.Tensor,  # features (v * r, d) and labels of annotated images
-    prototypes: MetaPrototypes,
+    own: torch.Tensor,              # features of clustered images (c, d)
+    own_labels: torch.Tensor,       # their pseudo labels (c,)
+    rest: torch.Tensor,             # features of annotated images in all views (v * r, d)
+    rest_labels: torch.Tensor,      # their labels (v * r,)
+    prototypes: MetaPrototypes,     # centroids of the pseudo labels
     memory: MetaPrototypes | None,  # centroids of the annotated labels, or none
-    hard: bool = False,
-) -> torch.Tensor:
+    hard: bool = False,             # move each centroid by its least similar image only
+) -> torch.Tensor:                  # the loss, a scalar with its graph
     "Cluster contrast of clustered and, with a memory, of annotated images; moves the centroids of both."
     if memory is None:
         loss = cluster_contrast_loss(own, own_labels, prototypes)
