@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from .core import save_array, write_whole
+from .core import expect, expect_one_of, open_array, save_array, write_whole
 from .distributed import on_main, processes
 from .images import ImageStore
 from .models import extract_features, load_model
@@ -39,13 +39,9 @@ class ImageFolder:
         size=(64, 32),     # height and width of its images, pixels
         on_error='raise',  # an unreadable image: 'raise' an error that names it, or 'skip' it
     ):
-        self.root, self.model, self.size, self.on_error, self.dimensions = (
-            root,
-            model,
-            tuple(size),
-            on_error,
-            model.dim,
-        )
+        expect_one_of(on_error, ('raise', 'skip'), 'on_error')
+        self.root, self.model, self.size, self.on_error = root, model, tuple(size), on_error
+        self.dimensions = model.dim
         self.rows, self.content, self.at, self.walk = *count_images(root), 0, walk_images(root)
 
     def __len__(self):
@@ -140,14 +136,15 @@ def open_prototypes(path: Path, known, temperature: float) -> MetaPrototypes:
     """
     if path.suffix == '.safetensors':
         return load_prototypes(path, temperature=temperature)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} does not exist; expected a .npy file of pseudo labels, or a .safetensors file of '
-            'centroids'
-        )
+    expect(
+        path.is_file(),
+        f'{path} does not exist; expected a .npy file of pseudo labels, or a .safetensors file of centroids',
+        FileNotFoundError,
+    )
+    labels = open_array(path)
     try:
-        return prototypes_of(known, np.load(path, allow_pickle=False), temperature=temperature)
-    except (ValueError, EOFError, TypeError) as error:
+        return prototypes_of(known, labels, temperature=temperature)
+    except (ValueError, TypeError) as error:
         raise ValueError(f'{path}: {error}') from None
 
 # %% ../nbs/13c_annotate.ipynb #be84a11e

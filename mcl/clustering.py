@@ -114,6 +114,7 @@ def eps_profile(
     graph: csr_array,                         # distances up to the largest eps asked for
     eps_values=tuple(np.arange(8, 20) / 20),  # ascending
     min_samples: int = 4,                     # see `cluster`
+    reach: float = None,                      # eps the graph was made with; None: its largest distance
 ) -> dict:                                    # arrays: eps, clusters, outliers (share), own_cluster (images)
     "Clusters, share of outliers, and images in the mean image's cluster, for each eps, all from one graph."
     lists = [dbscan(graph, eps, min_samples) for eps in eps_values]
@@ -123,6 +124,7 @@ def eps_profile(
         clusters=np.array([labels.max() + 1 for labels in lists]),
         outliers=np.array([(labels < 0).mean() for labels in lists]),
         own_cluster=np.array([(size**2).sum() / max(1, size.sum()) for size in sizes]),
+        reach=float(graph.data.max(initial=0)) if reach is None else reach,
     )
 
 # %% ../nbs/06_clustering.ipynb #50b0c6da
@@ -133,12 +135,22 @@ def auto_eps(
 ) -> float:               # eps
     """Raise eps step by step until the next step would swell the mean image's cluster by more than `growth`:
     there, people start to merge.
+
+    A graph shows nothing beyond the largest distance it stores: the choice ends there, with a warning.
     """
-    steps = np.flatnonzero(profile['eps'] > start - 1e-9)
+    reach = max(profile.get('reach', np.inf), start)
+    last = min(np.searchsorted(profile['eps'], reach - 1e-6), len(profile['eps']) - 1)
+    steps = np.flatnonzero(profile['eps'][: last + 1] > start - 1e-9)
     for now, after in zip(steps, steps[1:]):
         if profile['own_cluster'][after] > growth * profile['own_cluster'][now]:
             return float(profile['eps'][now])
-    return float(profile['eps'][-1])
+    if last + 1 < len(profile['eps']):
+        warnings.warn(
+            f'the graph stores no distance above {reach:.2f}, so eps ends there: was it cut? Make it with '
+            f'eps={profile["eps"][-1]:.2f} to look further',
+            stacklevel=2,
+        )
+    return float(profile['eps'][last])
 
 # %% ../nbs/06_clustering.ipynb #4ab58794
 def advice(
@@ -187,10 +199,11 @@ def silhouette(
 ) -> np.ndarray:
     """Silhouette of every clustered image (Rousseeuw 1987).
 
-    Returns shape (n,), -1..1: below 0 nearer to another cluster, 0 alone in its own; nan for outliers.
+    Returns shape (n,), -1..1: below 0 nearer to another cluster, 0 alone in its own; nan for outliers, and
+    for all where there is one cluster only.
     """
     kept, found = np.flatnonzero(labels >= 0), np.full(len(labels), np.nan)
-    if not len(kept):
+    if not len(kept) or (labels[kept] == labels[kept[0]]).all():
         return found
     own, sizes, close = labels[kept], np.bincount(labels[kept]), closeness_to_clusters(graph, labels)[kept]
     inside = 1 - (close[np.arange(len(kept)), own] - 1) / np.maximum(sizes[own] - 1, 1)
@@ -210,7 +223,7 @@ CLUSTERERS = ('dbscan', 'kmeans', 'louvain', 'leiden')
 def labels_of_graph(graph, eps, min_samples, method, seed):
     "Labels from a Jaccard graph, which `eps='auto'` wants up to 0.95."
     if eps == 'auto':
-        eps = auto_eps(eps_profile(graph, min_samples=min_samples))
+        eps = auto_eps(eps_profile(graph, min_samples=min_samples, reach=0.95))
         keep = graph.data <= np.float32(eps)
         graph = csr_array(
             (graph.data[keep], graph.indices[keep], np.concatenate([[0], np.cumsum(keep)])[graph.indptr]),

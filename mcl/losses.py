@@ -107,6 +107,9 @@ def soft_weighted_triplet_loss(
     closest = apart.detach().masked_fill(~negative, float('inf')).argmin(1, keepdim=True)
     alike = agreement(soft_labels).to(apart) if weighted else positive.to(apart)
     doubt = alike if across == 'soft' else alike * together
-    weight = alike * (1 - doubt.gather(1, closest)) * (positive & negative.any(1, keepdim=True))
+    trust = 1 - doubt.gather(1, closest)
+    noise = 16 * torch.finfo(agreement(soft_labels[:0]).dtype).eps
+    trust = trust * (trust > noise)  # less is rounding: the negative may be the same person
+    weight = alike * trust * (positive & negative.any(1, keepdim=True))
     hinge = F.relu(margin + apart - apart.gather(1, closest))
     return (weight * hinge).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)

@@ -25,12 +25,15 @@ def check_labels(labels, features: Tensor, n_labels: float = float('inf')) -> Te
         f'labels are {labels.dtype} of shape {tuple(labels.shape)}; '
         f'expected one whole number for each of {len(features)} features.',
     )
-    low, high = map(int, labels.aminmax()) if len(labels) else (-1, -1)
+    whole_numbers = labels.long()
+    too_large = labels.dtype == torch.uint64 and bool((whole_numbers < 0).any())
+    expect(not too_large, f'labels reach 2**63; expected -1 (outlier) to {n_labels - 1}.')
+    low, high = map(int, whole_numbers.aminmax()) if len(labels) else (-1, -1)
     expect(
         -1 <= low and high < n_labels,
         f'labels run from {low} to {high}; expected -1 (outlier) to {n_labels - 1}.',
     )
-    return labels.long()
+    return whole_numbers
 
 # %% ../nbs/07_prototypes.ipynb #c7b9f6c4
 def cluster_sizes(labels: Tensor) -> Tensor:
@@ -43,11 +46,11 @@ def cluster_sizes(labels: Tensor) -> Tensor:
         'All images are outliers (-1): let the clustering accept more, with a larger eps or a smaller '
         'min_samples.',
     )
-    counts = torch.bincount(labels)
+    found, counts = labels.unique(return_counts=True)
+    gap = (found != torch.arange(len(found), device=found.device)).nonzero().flatten().tolist()
     expect(
-        (counts > 0).all(),
-        f'No image has label {int(counts.argmin())}; expected 0..{len(counts) - 1} without gaps. Renumber '
-        'them.',
+        not gap,
+        f'No image has label {sum(gap[:1])}; expected 0..{int(found.max())} without gaps. Renumber them.',
     )
     return counts
 

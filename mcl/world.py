@@ -42,14 +42,19 @@ class World:
         check_world(self)
 
 # %% ../nbs/01_world.ipynb #a47ca76b
-def check_whole(world: World, name: str, least: int, optional: bool = False) -> None:
-    "TypeError or ValueError unless field `name` is a whole number >= `least`, or None where `optional`."
+def check_whole(world: World, name: str, least: int, most: int, optional: bool = False) -> None:
+    """TypeError or ValueError unless field `name` is a whole number, least..most, or None where `optional`.
+
+    NumPy's numbers become Python's, which a note on disk can hold.
+    """
     value = getattr(world, name)
     if optional and value is None:
         return
     is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     expect(is_whole, f'World.{name} must be a whole number, not {value!r}.', TypeError)
     expect(value >= least, f'World.{name} must be at least {least}, not {value}.')
+    expect(value <= most, f'World.{name} must be at most {most}, not {str(value)[:40]}.')
+    object.__setattr__(world, name, int(value))
 
 
 def check_between(world: World, name: str, low: float, high: float) -> None:
@@ -58,6 +63,7 @@ def check_between(world: World, name: str, low: float, high: float) -> None:
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     expect(is_number, f'World.{name} must be a number, not {value!r}.', TypeError)
     expect(low <= value <= high, f'World.{name} must lie between {low} and {high}, not {value}.')
+    object.__setattr__(world, name, value.item() if isinstance(value, np.number) else value)
 
 
 def check_size(world: World) -> None:
@@ -89,12 +95,13 @@ def check_split(world: World) -> None:
 # %% ../nbs/01_world.ipynb #26656fe3
 def check_world(world: World) -> None:
     "Raise a ValueError or TypeError that names the first bad field of `world`."
-    for name in ('n_ids', 'n_cams'):
-        check_whole(world, name, 1)
-    for name in ('seed', 'n_distractors', 'n_junk'):
-        check_whole(world, name, 0)
+    check_whole(world, 'n_ids', 1, 10**6)
+    check_whole(world, 'n_cams', 1, 999)
+    check_whole(world, 'seed', 0, 2**63 - 1)
+    for name in ('n_distractors', 'n_junk'):
+        check_whole(world, name, 0, 10**8)
     for name in ('n_test_ids', 'n_query', 'n_gallery'):
-        check_whole(world, name, 0, optional=True)
+        check_whole(world, name, 0, 10**8, optional=True)
     check_between(world, 'images_per_id', 2, 1000)
     check_between(world, 'camera_gap', 0, 3)
     for name in ('return_rate', 'lookalikes'):
