@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'ADDITIONS', 'MCL', 'MCL_PLUS', 'FULL', 'PER_SUBSET', 'SUBSET', 'SUBSET_MATCHED', 'SUPERVISED',
            'METHOD_SETTINGS', 'TINY', 'DESK', 'BENCHMARK_SIZE', 'CLUSTER_CONTRAST', 'RECIPES', 'DESK_MCL_PLUS',
-           'WORLD_RECIPES', 'WORDS', 'TrainConfig', 'check_choices', 'check_ranges', 'check_config', 'to_json',
-           'from_json', 'recipe_of', 'read_value', 'with_settings']
+           'WORLD_RECIPES', 'WORDS', 'TrainConfig', 'check_choices', 'check_ranges', 'check_config', 'at_epoch',
+           'to_json', 'from_json', 'recipe_of', 'read_value', 'with_settings']
 
 # %% ../nbs/10_config.ipynb #84bc0c18
 import dataclasses
@@ -32,6 +32,7 @@ class TrainConfig:
     n_subsets: int = 8          # N, subsets X1..XN
     clustered_subsets: int = 1  # m, how many of them are clustered; 1 is the paper
     split_by: str = 'window'    # 'window' of time, or 'random'
+    annotated_subsets: int = 0  # other subsets annotated in an epoch, drawn anew each time; 0: all, the paper
 
     # --- phase two: the annotation of the rest, and how much of the training it gets
     phase_two_share: float = 0.5    # share of the steps that polish
@@ -61,6 +62,7 @@ class TrainConfig:
 
     # --- losses and optimiser
     consistency_weight: float = 1.0  # of L_sc
+    consistency_from: int = 0        # epochs before L_sc joins in; 0: from the first
     triplet_weight: float = 1.0      # of L_sw_tri
     margin: float = 0.3              # of L_sw_tri, Euclidean distance
     learning_rate: float = 3.5e-4    # Adam's
@@ -113,6 +115,8 @@ def check_ranges(config) -> None:
         'weight_decay',
         'refine_rounds',
         'evaluate_every',
+        'annotated_subsets',
+        'consistency_from',
     ):
         value = getattr(config, name)
         expect(value >= 0, f'{name} is {value}: it must not be negative')
@@ -161,6 +165,11 @@ SUBSET_MATCHED = replace(MCL, method='subset_matched')
 SUPERVISED = replace(MCL, method='supervised')
 METHOD_SETTINGS = {settings.method: settings for settings in
                    (FULL, SUBSET, SUBSET_MATCHED, PER_SUBSET, MCL, MCL_PLUS, SUPERVISED)}
+
+# %% ../nbs/10_config.ipynb #55fff2f9
+def at_epoch(config: TrainConfig, epoch: int) -> TrainConfig:  # epochs are counted from 0
+    "The settings of one epoch."
+    return config if epoch >= config.consistency_from else replace(config, consistency_weight=0.0)
 
 # %% ../nbs/10_config.ipynb #22f06083
 def to_json(config: TrainConfig) -> str:

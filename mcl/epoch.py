@@ -8,19 +8,19 @@ __all__ = ['Plan', 'make_plan', 'epoch_labels', 'phase_one_step', 'annotate_rest
            'run_epoch']
 
 # %% ../nbs/11_epoch.ipynb #45023d0a
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from .config import TrainConfig
+from .config import TrainConfig, at_epoch
 from .distributed import batch_features, gather_rows, on_main, process_rows, processes, shared_features
 from .images import ImageStore, ImageSubset
 from .losses import cluster_contrast_loss, siamese_consistency_loss, soft_weighted_triplet_loss
 from .prototypes import MetaPrototypes, refine
 from .pseudo_labels import found_labels
 from .quality import annotation_quality, label_quality, stability, with_noise
-from .sampling import CrossSetSampler, IdentitySampler, split_subsets
+from .sampling import CrossSetSampler, IdentitySampler, draw_subsets, split_subsets
 from .state import RunState, augmented_images, epoch_seed, optimise
 
 # %% ../nbs/11_epoch.ipynb #1e82651e
@@ -51,9 +51,8 @@ def make_plan(
         subset_ids[subset] = number
     clustered = config.n_subsets if config.method == 'per_subset' else config.clustered_subsets
     annotates = config.method in ('mcl', 'mcl_plus')
-    return Plan(
-        subsets[:clustered], np.flatnonzero(subset_ids >= clustered) if annotates else nothing, subset_ids
-    )
+    annotated = np.flatnonzero(subset_ids >= clustered) if annotates else nothing
+    return Plan(subsets[:clustered], annotated, subset_ids)
 
 # %% ../nbs/11_epoch.ipynb #3152b8e9
 def epoch_labels(
@@ -207,9 +206,8 @@ class Batches:
 
     def phase_one(self, labels: np.ndarray, p: int | None = None):
         "Pairs (images, pseudo labels) of clustered images, P x K."
-        for indices in IdentitySampler(
-            labels, p or self.config.p, self.config.k, self.camids, self.seed
-        ).forever():
+        sampler = IdentitySampler(labels, p or self.config.p, self.config.k, self.camids, self.seed)
+        for indices in sampler.forever():
             yield self.images(indices), torch.as_tensor(labels[indices], device=self.device)
 
     def polish_sampler(self, nearest: np.ndarray, plan: Plan) -> CrossSetSampler:
@@ -276,6 +274,7 @@ def run_epoch(
     bar,                   # a progress bar, moved by one for each step
 ) -> dict:                 # a row of the history
     "One epoch of any method: cluster, phase one and, where the plan annotates, phase two."
+    config = at_epoch(config, len(state.history))
     labels, prototypes, cost = epoch_labels(state, config, plan, store, pids)
     polish_steps = round(config.steps_per_epoch * config.phase_two_share)
     shortened = len(plan.annotated) or config.method == 'subset'
@@ -290,7 +289,9 @@ def run_epoch(
     losses = (phase_one_step(state.network, *batch, prototypes, config.hard_update) for batch in stream)
     row['loss'] = optimise(state, losses, steps, bar)
     if len(plan.annotated):
-        row.update(run_phase_two(state, plan, batches, pids, labels, prototypes, polish_steps, bar))
+        drawn = draw_subsets(plan.annotated, plan.subset_ids, config.annotated_subsets, batches.seed)
+        part = replace(plan, annotated=drawn)
+        row.update(run_phase_two(state, part, batches, pids, labels, prototypes, polish_steps, bar))
         row['steps'] = steps + polish_steps
 
     state.scheduler.step()

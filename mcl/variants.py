@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['STUDY_PRESETS', 'AS_MCL', 'AS_MCL_PLUS', 'BOTH_CHANGES', 'ABLATIONS', 'FAMILY', 'POLISHES', 'NOISE', 'CHANGED_WORLDS',
            'WORLDS', 'FRACTIONS', 'RANDOM', 'PARTS', 'RIVALS', 'FRESH', 'PHOTOGRAPHS', 'WINDOWS', 'PART_METHODS',
-           'WINDOW_RUNS', 'ALL_RUNS', 'MARKET_DESK', 'MARKET', 'MARKET_CURVES', 'STUDIES']
+           'WINDOW_RUNS', 'ALL_RUNS', 'MARKET_DESK', 'MARKET_LENGTH', 'MARKET', 'MARKET_CURVES', 'MARKET_REST',
+           'MCL_CHANCES', 'MARKET_PAPER', 'STUDIES']
 
 # %% ../nbs/17_variants.ipynb #9767b732
 from .config import BENCHMARK_SIZE, DESK, METHODS, TINY
@@ -136,10 +137,9 @@ FRESH = {
 }
 
 # %% ../nbs/17_variants.ipynb #158d5388
-PHOTOGRAPHS = {
-    'market1501': 'market1501',
-    'market1501_curves': 'market1501',
-}  # studies of a benchmark, and its name
+PHOTOGRAPHS = dict.fromkeys(
+    ('market1501', 'market1501_curves', 'market1501_rest', 'market1501_paper'), 'market1501'
+)  # studies of a benchmark, and its name
 WINDOWS = {
     '1/4': dict(n_subsets=4),
     '1/8': dict(n_subsets=8),
@@ -163,12 +163,13 @@ ALL_RUNS = {
     'supervised': dict(method='supervised'),
 }
 MARKET_DESK = dict(steps_per_epoch=100, precision='bfloat16')
+MARKET_LENGTH = dict(MARKET_DESK, epochs=24, decay_every=20)
 MARKET = {
-    name: dict(settings, **MARKET_DESK, epochs=24, decay_every=20)
+    name: dict(settings, **MARKET_LENGTH)
     for name, settings in {**ALL_RUNS, **WINDOW_RUNS, **RANDOM}.items()
 }
 MARKET_CURVES = {
-    name: dict({**ALL_RUNS, **WINDOW_RUNS}[name], **MARKET_DESK, epochs=24, decay_every=20, evaluate_every=2)
+    name: dict({**ALL_RUNS, **WINDOW_RUNS}[name], **MARKET_LENGTH, evaluate_every=2)
     for name in (
         'full',
         'per_subset 4',
@@ -178,6 +179,24 @@ MARKET_CURVES = {
         f'{BOTH_CHANGES}, 1/4',
         'supervised',
     )
+}
+
+# %% ../nbs/17_variants.ipynb #9229e7b2
+MARKET_REST = {
+    f'drawn_{drawn}_of_{n - 1}': dict(
+        ABLATIONS[BOTH_CHANGES], **MARKET_LENGTH, n_subsets=n, annotated_subsets=drawn
+    )
+    for n, drawn in ((4, 1), (8, 1), (8, 2))
+}
+MCL_CHANCES = {
+    'no_polish_loss': dict(consistency_weight=0.0, triplet_weight=0.0),
+    'best_on_pedworld': dict(consistency_weight=0.0, triplet_weight=3.0),
+    'consistency_late': dict(consistency_from=12),
+    'quarter_polishes': dict(phase_two_share=0.25),
+    'three_quarters_polish': dict(phase_two_share=0.75),
+}
+MARKET_PAPER = {
+    name: dict(AS_MCL, **MARKET_LENGTH, n_subsets=4, **changes) for name, changes in MCL_CHANCES.items()
 }
 
 # %% ../nbs/17_variants.ipynb #593a7d13
@@ -193,4 +212,6 @@ STUDIES = {
     'scale': (range(1, 2), {m: dict(method=m) for m in ('full', 'mcl_plus', 'per_subset')}),
     'market1501': (range(1, 6), MARKET),
     'market1501_curves': (range(1), MARKET_CURVES),
+    'market1501_rest': (range(1, 4), MARKET_REST),
+    'market1501_paper': (range(1, 4), MARKET_PAPER),
 }
