@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHOD_ORDER', 'subset_sizes', 'pairs_compared', 'knn_flops', 'annotation_flops', 'dense_bytes', 'sparse_bytes',
-           'clustered_sizes', 'method_cost', 'epoch_cost', 'clustering_share']
+           'clustered_sizes', 'method_cost', 'epoch_cost', 'images_read', 'clustering_share']
 
 # %% ../nbs/14_costs.ipynb #ab6662c1
 import math
@@ -130,6 +130,26 @@ def epoch_cost(
             round(visits * n * (phase_one_share if method == 'subset' else 1)) for method in METHOD_ORDER
         ]
     )
+
+# %% ../nbs/14_costs.ipynb #311a8158
+def images_read(
+    config: dict,  # the settings of a run, as in its record
+    n: int,        # training images
+) -> int:          # images
+    "Images that pass through the network in a run, for features and in training steps; views count."
+    get = config.get
+    windows, clustered = get('n_subsets', 1), get('clustered_subsets', 1)
+    method = config['method']
+    if method == 'supervised':
+        features = n
+    else:
+        features = sum(clustered_sizes(method, n, windows, clustered))
+    if method in ('mcl', 'mcl_plus'):
+        drawn = get('annotated_subsets', 0) or windows - clustered
+        features += round((n - features) * min(1, drawn / max(1, windows - clustered)))
+    share = 1 - get('phase_two_share', 0.5) if method == 'subset' else 1
+    steps = get('steps_per_epoch') * share
+    return round(config['epochs'] * (features + steps * config['p'] * config['k']))
 
 # %% ../nbs/14_costs.ipynb #2e90d6d6
 def clustering_share(
