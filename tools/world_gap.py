@@ -1,6 +1,6 @@
 """What separates a drawn world from photographs: cameras, clusters, outliers and ranking before training.
 
-    python tools/world_gap.py --market DIR [WORLD ...]    writes figures/results/real/world_gap.json
+    python tools/world_gap.py --market DIR [WORLD ...]    writes figures/results/world_gap.json
 
 DIR holds Market-1501 as its authors distribute it. A WORLD is a name such as pedworld-desk-seed1 or
 pedworld-desk-seed1-camera_gap=2. What is measured already is kept, so the command can be repeated with more.
@@ -24,7 +24,7 @@ from mcl.records import provenance
 from mcl.sampling import split_subsets
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / 'figures' / 'results' / 'real' / 'world_gap.json'
+RESULTS = ROOT / 'figures' / 'results' / 'world_gap.json'
 NETWORKS = {  # name -> architecture, starting weights, height and width in pixels
     'small, from PedWorld': ('small', 'source', (64, 32)),
     'EfficientNet-Lite0, from ImageNet': ('efficientnet_lite0', 'imagenet', (128, 64)),
