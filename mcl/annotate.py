@@ -22,6 +22,7 @@ from .images import ImageStore
 from .models import extract_features, load_model
 from .names import Sample, walk_images
 from .prototypes import MetaPrototypes
+from .run_folders import only_here
 from .shards import begin_shards, finish_shards, task_settings, write_shards
 from .sources import FeatureFiles, load_prototypes, prototypes_of
 
@@ -91,9 +92,11 @@ class ImageFolder:
         )
 
 # %% ../nbs/13c_annotate.ipynb #b3fd08b0
-def count_images(root: Path) -> tuple:  # number, and a fingerprint of the names
+def count_images(root: Path) -> tuple:  # number, and a fingerprint: names, sizes, contents of a few
     """Walk a folder once; FileNotFoundError where it has no image, ValueError for a name that would not fit
     on a line.
+
+    Contents are read of the first 16 images and of every image whose number is a power of two.
     """
     digest, number = hashlib.sha256(), 0
     if not root.is_dir():
@@ -102,7 +105,9 @@ def count_images(root: Path) -> tuple:  # number, and a fingerprint of the names
         name = path.relative_to(root).as_posix()
         if len(name.splitlines()) > 1:
             raise ValueError(f'{path!r} has a line break in its name: rename it')
-        digest.update(name.encode(errors='surrogateescape') + b'\n')
+        digest.update(name.encode(errors='surrogateescape') + f'\n{path.stat().st_size}\n'.encode())
+        if number <= 16 or number.bit_count() == 1:
+            digest.update(path.read_bytes())
     if not number:
         raise FileNotFoundError(f'{root} holds no .jpg, .jpeg or .png file')
     return number, digest.hexdigest()[:16]
@@ -161,18 +166,19 @@ def annotate_together(
     ValueError where they write to different disks.
     """
     (rank, size), settings = processes(), task_settings(prototypes, source, top_k, shard_rows)
-    manifest = on_main(begin_shards, folder, settings, prototypes)
-    if not (folder / 'manifest.json').is_file():
-        raise ValueError(
-            f'process {rank} of {size} sees no manifest.json in {folder}: all must write to one folder'
+    with only_here(folder, 'annotation'):
+        manifest = on_main(begin_shards, folder, settings, prototypes)
+        expect(
+            (folder / 'manifest.json').is_file(),
+            f'process {rank} of {size} sees no manifest.json in {folder}: all must write to one folder',
         )
-    manifest = write_shards(
-        folder, settings, manifest, prototypes, source, rank, size, block, progress=rank == 0
-    )
-    if size == 1:
-        return manifest
-    PartialState().wait_for_everyone()
-    return on_main(finish_shards, folder, settings)
+        manifest = write_shards(
+            folder, settings, manifest, prototypes, source, rank, size, block, progress=rank == 0
+        )
+        if size == 1:
+            return manifest
+        PartialState().wait_for_everyone()
+        return on_main(finish_shards, folder, settings)
 
 # %% ../nbs/13c_annotate.ipynb #7f3549d4
 def write_npz(path: Path, arrays: dict, names: list) -> int:  # number of rows

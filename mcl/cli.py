@@ -27,7 +27,7 @@ from mcl.config import (
     recipe_of,
     with_settings,
 )
-from .core import expect, expect_one_of, write_json, write_text
+from .core import expect, expect_one_of, read_record, write_json, write_text
 from .variants import PHOTOGRAPHS, STUDIES
 
 # %% ../nbs/19_cli.ipynb #184e3531
@@ -275,7 +275,7 @@ def report_command(
         dataset or data_dir,
         'give --dataset, or --data-dir for a folder of images: the report shows images of the clusters',
     )
-    record = json.loads((run_dir / 'record.json').read_text())
+    record = read_record(run_dir / 'record.json')
     settings = record.pop('config')
     name, root = (dataset, data_dir) if dataset else (data_dir, None)
     images = load_dataset(name, root=root, pattern=pattern, table=table)

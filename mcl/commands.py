@@ -242,6 +242,8 @@ def annotate_command(
     from mcl.models import shape_of
     from mcl.sources import FeatureFiles, annotate_rows
 
+    if output.suffix != '.npz':
+        output.mkdir(parents=True, exist_ok=True)
     arch, height, width = shape_of(weights or source, arch, height, width)
     device = join_processes(device)
     rows = open_source(source, weights, arch, (height, width), on_error, device)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NO_ROOM', 'expect', 'nearest_name', 'expect_one_of', 'draft_of', 'process_lives', 'sweep_drafts', 'out_of_room',
-           'write_whole', 'write_text', 'write_json', 'check_output', 'save_array', 'open_array', 'open_features',
-           'as_numpy', 'as_ids', 'times_seen', 'Stopwatch', 'watch_memory', 'n_cores']
+           'write_whole', 'write_text', 'write_json', 'check_output', 'read_object', 'read_record', 'save_array',
+           'open_array', 'open_features', 'as_numpy', 'as_ids', 'times_seen', 'Stopwatch', 'watch_memory', 'n_cores']
 
 # %% ../nbs/00_core.ipynb #02af580f
 import difflib
@@ -165,6 +165,32 @@ def check_output(
     expect(os.access(folder, os.W_OK), f'no permission to write to the folder {folder}', PermissionError)
     free = shutil.disk_usage(folder).free
     expect(free >= size + 4096, f'no room for {path}: {size + 4096:,} bytes needed, {free:,} free', OSError)
+
+# %% ../nbs/00_core.ipynb #824fb0b0
+def read_object(path: Path, keys: Iterable[str] = ()) -> dict:
+    "A JSON object with these keys; ValueError names a file that is damaged or something else."
+    try:
+        found = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError):
+        found = None
+    missing = [key for key in keys if key not in found] if isinstance(found, dict) else list(keys)
+    what = f'lacks {", ".join(missing)}' if isinstance(found, dict) and missing else 'is damaged'
+    expect(
+        isinstance(found, dict) and not missing,
+        f'{path} {what}: it was not written by this program, or was changed since. Restore it, or delete it '
+        'to start anew',
+    )
+    return found
+
+
+def read_record(path: Path) -> dict:
+    "The record of a finished run; ValueError names a file that is none."
+    record = read_object(path, ('method', 'seed', 'config'))
+    expect(
+        isinstance(record['config'], dict),
+        f'{path} is damaged: its config is no table of settings. Restore it, or delete it to start anew',
+    )
+    return record
 
 # %% ../nbs/00_core.ipynb #618286ab
 def save_array(path: str | Path, array: np.ndarray) -> None:

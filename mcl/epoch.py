@@ -197,11 +197,12 @@ class Batches:
 
     def __init__(self, config: TrainConfig, store: ImageStore, camids: np.ndarray, epoch: int, device='cpu'):
         self.config, self.store, self.camids, self.device = config, store, camids, device
-        self.seed = epoch_seed(config, epoch)
+        self.seed, self.images_seen = epoch_seed(config, epoch), 0
         self.generator = torch.Generator().manual_seed(self.seed)
 
     def images(self, indices, offset: int = 0) -> torch.Tensor:
-        "Augmented images, see `augmented_images`."
+        "Augmented images, see `augmented_images`; they are counted."
+        self.images_seen += len(indices)
         return augmented_images(self.store, indices, self.generator, self.device, offset)
 
     def phase_one(self, labels: np.ndarray, p: int | None = None):
@@ -214,10 +215,8 @@ class Batches:
         "Draws positions of `plan.annotated`: `polish_share` of P x K, all views counted."
         config = self.config
         camids = self.camids[plan.annotated] if config.balance_cameras else None
-        images_each = max(2, config.k // config.views)
-        return CrossSetSampler(
-            nearest, label_space(config, plan), annotated_labels(config), images_each, self.seed, camids
-        )
+        size = annotated_labels(config), max(2, config.k // config.views)
+        return CrossSetSampler(nearest, label_space(config, plan), *size, self.seed, camids)
 
     def phase_two(self, labels: np.ndarray, sampler: CrossSetSampler, plan: Plan):
         "`PolishBatch`es: annotated images as the sampler draws them, the rest of P x K clustered ones."
@@ -242,9 +241,7 @@ def run_phase_two(
     steps: int,
     bar,
 ) -> dict:
-    """Annotate X2..XN with the prototypes of phase one, then polish; returns what it adds to the row of the
-    history.
-    """
+    "Annotate X2..XN with the prototypes of phase one, then polish; returns what the row of the epoch gains."
     config, subset_ids = batches.config, plan.subset_ids[plan.annotated]
     with state.watch('features'):
         features = shared_features(state.model, ImageSubset(batches.store, plan.annotated)).to(state.device)
@@ -296,4 +293,4 @@ def run_epoch(
 
     state.scheduler.step()
     state.labels = labels
-    return row
+    return dict(row, images_seen=batches.images_seen)

@@ -22,7 +22,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .backbones import efficientnet_backbone, resnet50_backbone, small_backbone, timm_backbone
-from .core import expect, nearest_name, write_whole
+from .core import expect, nearest_name, read_record, write_whole
 from .images import MEAN, STD, ImageStore, normalise
 
 # %% ../nbs/03_models.ipynb #fdb7c793
@@ -273,7 +273,7 @@ def shape_of(
     """
     record, known = weights / 'record.json', dict(arch='small', height=64, width=32)
     if record.is_file():
-        known = json.loads(record.read_text())['config']
+        known |= {name: v for name, v in read_record(record)['config'].items() if name in known}
     return tuple(
         known[name] if value is None else value
         for name, value in dict(arch=arch, height=height, width=width).items()

@@ -75,6 +75,12 @@ def cluster_sets(
             f'or k1 (now {config.k1})',
             stacklevel=2,
         )
+    elif labels.max() + 1 < config.p:
+        warnings.warn(
+            f'fewer clusters than p = {config.p}: batches hold fewer images than p x k. Lower p, or change '
+            'eps',
+            stacklevel=2,
+        )
     return labels
 
 # %% ../nbs/10e_pseudo_labels.ipynb #7e157d2d

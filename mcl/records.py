@@ -94,7 +94,7 @@ def make_record(
         seed=config.seed,
         epochs=config.epochs,
         steps=steps,
-        images_seen=steps * config.p * config.k,
+        images_seen=sum(row.get('images_seen', row['steps'] * config.p * config.k) for row in state.history),
         split=config.split_by if plan.subset_ids.any() else None,
         fraction=config.clustered_subsets / config.n_subsets if uses_subsets else 1.0,
         n_subsets=config.n_subsets if plan.subset_ids.any() else 1,

@@ -7,7 +7,6 @@ __all__ = ['PICTURES', 'STYLE', 'PAGE', 'draw_study', 'draw_run_pictures', 'heal
            'as_page']
 
 # %% ../nbs/18_report.ipynb #4547a177
-import json
 from base64 import b64encode
 from html import escape
 from io import BytesIO
@@ -26,6 +25,7 @@ from .jaccard import jaccard_graph
 from .models import build_model, extract_features, load_model
 from .pseudo_labels import cluster_sets
 from .results import load_runs
+from .run_folders import read_history
 from .studies import study_runs
 
 # %% ../nbs/18_report.ipynb #a84d4c8b
@@ -90,7 +90,7 @@ def pictures_of(run_dir: Path, dataset, config: TrainConfig) -> dict:
     features = extract_features(load_model(run_dir, config.arch), clustered)
     labels, fit = health(features, plan.clustered, store.samples, config)
     from mcl import curves, galleries
-    history = json.loads((run_dir / 'history.json').read_text())
+    history = read_history(run_dir / 'history.json')
     return {
         'Training': curves.training_curves({config.method: history}),
         'Clusters of the finished network': curves.cluster_health(labels, fit),

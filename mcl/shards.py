@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from .core import expect, open_array, sweep_drafts, write_json, write_whole
 from .prototypes import MetaPrototypes
+from .run_folders import only_here
 from .sources import FeatureFiles, annotate_rows, load_prototypes, save_prototypes
 
 # %% ../nbs/13b_shards.ipynb #f789ae9d
@@ -70,7 +71,7 @@ def open_manifest(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / 'manifest.json'
     if not path.exists():
-        foreign = [p.name for p in folder.iterdir() if p.suffix != '.part']
+        foreign = [p.name for p in folder.iterdir() if p.suffix != '.part' and p.name != '.lock']
         expect(
             not foreign,
             f'{folder} holds other files, such as {sorted(foreign)[:1]}, and no manifest.json. Choose an '
@@ -271,8 +272,9 @@ def annotate_shards(
     source, folder = source if hasattr(source, 'read') else FeatureFiles(source), Path(folder)
     settings = task_settings(prototypes, source, top_k, shard_rows)
     expect(block >= 1, f'block is {block}; expected at least 1.')
-    manifest = begin_shards(folder, settings, prototypes)
-    return write_shards(folder, settings, manifest, prototypes, source, block=block, progress=progress)
+    with only_here(folder, 'annotation'):
+        manifest = begin_shards(folder, settings, prototypes)
+        return write_shards(folder, settings, manifest, prototypes, source, block=block, progress=progress)
 
 # %% ../nbs/13b_shards.ipynb #0e386e88
 def read_shards(folder) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
