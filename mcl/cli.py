@@ -68,11 +68,11 @@ def train_command(
     data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies, or is rendered')] = None,
     table: Annotated[
         Optional[Path],
-        typer.Option(help='plain folder: CSV file with the columns path, and any of pid, camid, time'),
+        typer.Option(help='plain folder: CSV file with the columns path, and any of pid, camid, time, split'),
     ] = None,
     pattern: Annotated[
         Optional[str],
-        typer.Option(help='plain folder: regular expression for paths, with groups camera, time, pid'),
+        typer.Option(help='plain folder: regular expression for paths, with groups camera, time, pid, split'),
     ] = None,
     method: Annotated[
         Optional[str],
@@ -149,16 +149,31 @@ def one_line(record: dict) -> str:
 @app.command('evaluate', epilog='Example: mcl evaluate runs/mine --dataset pedworld-desk --rerank')
 def evaluate_command(
     weights: Annotated[Path, typer.Argument(help='run folder or weights file')],
-    dataset: Annotated[str, typer.Option(help='a benchmark, pedworld-PRESET, or a folder')] = 'pedworld-tiny',
+    dataset: Annotated[
+        Optional[str],
+        typer.Option(
+            help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir, else '
+            'pedworld-tiny'
+        ),
+    ] = None,
     data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies')] = None,
+    table: Annotated[
+        Optional[Path], typer.Option(help='plain folder: CSV file with pid and split, as for train')
+    ] = None,
+    pattern: Annotated[
+        Optional[str], typer.Option(help='plain folder: regular expression, as for train')
+    ] = None,
     rerank: Annotated[bool, typer.Option(help='k-reciprocal re-ranking')] = False,
+    same_camera: Annotated[
+        bool, typer.Option('--same-camera', help="let matches under the query's own camera count")
+    ] = False,
     arch: Arch = None,
     height: Height = None,
     width: Width = None,
     device: Device = 'auto',
 ):
     "Rank the gallery of a data set with trained weights and print mAP, CMC and mINP."
-    from mcl.data import load_dataset
+    from mcl.data import load_dataset, samples_of
     from mcl.distributed import find_device
     from mcl.evaluation import evaluate
     from mcl.images import ImageStore
@@ -166,10 +181,12 @@ def evaluate_command(
 
     arch, height, width = shape_of(weights, arch, height, width)
     model = load_model(weights, arch).to(find_device(device))
-    data = load_dataset(dataset, root=data_dir)
-    stores = [ImageStore(split, (height, width)) for split in (data.query, data.gallery)]
+    name, root = (data_dir, None) if data_dir and not dataset else (dataset or 'pedworld-tiny', data_dir)
+    data = load_dataset(name, root=root, pattern=pattern, table=table)
+    stores = [ImageStore(samples_of(data, split), (height, width)) for split in ('query', 'gallery')]
     features = [extract_features(model, store) for store in stores]
-    metrics = evaluate(*features, *(store.samples for store in stores), use_rerank=rerank)
+    samples = [store.samples for store in stores]
+    metrics = evaluate(*features, *samples, use_rerank=rerank, same_camera=same_camera)
     ranks = '  '.join(f'rank-{r} {100 * metrics.cmc[r - 1]:.2f}' for r in (1, 5, 10) if r <= len(metrics.cmc))
     typer.echo(
         f'mAP {100 * metrics.mAP:.2f}  {ranks}  mINP {100 * metrics.mINP:.2f}  ({metrics.n_valid} queries)'

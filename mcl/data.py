@@ -36,7 +36,7 @@ from mcl.names import (
     walk_images,
 )
 from .pedworld import FOLDERS, NOTE, read_note, render
-from .tables import read_crops
+from .tables import read_crops, read_splits
 from .world import World, preset
 
 # %% ../nbs/02c_data.ipynb #29eaecf8
@@ -245,9 +245,9 @@ def load_folder(root, pattern: str | None = None, table=None) -> ReIDDataset:
             f'{root} holds whole data sets, training and test images together: {", ".join(inside)}. Give '
             'one of these folders.'
         )
-    samples = read_crops(root, pattern, table)
-    refuse_tests(root, samples)
-    return ReIDDataset(root.name, root, samples)
+    parts = read_splits(root, pattern, table)
+    refuse_tests(root, parts['train'])
+    return ReIDDataset(root.name, root, **parts)
 
 # %% ../nbs/02c_data.ipynb #ba5837dd
 PEDWORLD = re.compile(r'pedworld-(?P<preset>\w+?)(?:-seed(?P<seed>\d+))?(?P<changes>(?:-[a-z_]+=[\d.]+)*)')
@@ -329,8 +329,8 @@ def load_dataset(
     root=None,  # where a benchmark (None: data) or worlds (None: worlds) lie, or a path starts
     seed: int | None = None,  # a world's seed, if its name gives none
     pattern: str
-    | None = None,  # for plain folders: regular expression with groups camera, time and pid, see `read_crops`
-    table=None,  # for plain folders: CSV file with columns path, pid, camid and time, see `read_table`
+    | None = None,  # for plain folders: regular expression with any of the groups of `read_splits`
+    table=None,  # for plain folders: CSV file with columns path, pid, camid, time and split, see `read_table`
     progress: bool = True,  # show a bar while a world is rendered
 ) -> ReIDDataset:
     """A data set by name or path; ValueError or FileNotFoundError say what is missing or unknown, and what
@@ -371,5 +371,9 @@ def samples_of(dataset, split: str) -> list:
     "One split of a data set; ValueError where there is none of this name, or no image in it."
     found = getattr(dataset, split, ()) if split in ('train', 'query', 'gallery') else ()
     if not len(found):
-        raise ValueError(f'{dataset.name} has no images in split {split!r}: choose train, query or gallery')
+        hint = ' A plain folder has one where its table, or its pattern, has a column split.'
+        raise ValueError(
+            f'{dataset.name} has no images in split {split!r}: choose train, query or gallery.'
+            f'{hint if split != "train" else ""}'
+        )
     return found

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RankMetrics', 'wrong_before', 'hit_ranks', 'score_rows', 'as_labels', 'row_blocks', 'check_block', 'score_queries',
-           'rank_metrics', 'RankedLists', 'similarities', 'ranked_lists', 'sample_ids', 'check_matches', 'evaluate',
-           'search']
+           'rank_metrics', 'RankedLists', 'similarities', 'ranked_lists', 'sample_ids', 'only_one_camera',
+           'check_matches', 'evaluate', 'search']
 
 # %% ../nbs/09_evaluation.ipynb #79c89022
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numba import njit
 
+from .core import expect
 from .features import in_parallel
 from .images import ImageStore
 from .models import ReIDNet, extract_features
@@ -236,19 +238,29 @@ def sample_ids(samples, n_features: int, what: str):
     return np.array([s.pid for s in samples], np.int64), np.array([s.camid for s in samples], np.int64)
 
 # %% ../nbs/09_evaluation.ipynb #e33c5c60
+def only_one_camera(query_samples, gallery_samples) -> bool:
+    "Do all images come from one camera, or from none that is known?"
+    return len({s.camid for s in (*query_samples, *gallery_samples)}) == 1
+
+
 def check_matches(query_samples, gallery_samples) -> None:
-    "ValueError, with what to do, unless the person of some query is in the gallery under another camera."
+    """ValueError, with what to do, unless the person of some query is in the gallery under another camera;
+    under any, where there is only one.
+    """
     (pids, camids), (known, seen) = (
         sample_ids(s, len(s), what) for s, what in ((query_samples, 'query'), (gallery_samples, 'gallery'))
     )
+    if only_one_camera(query_samples, gallery_samples):
+        expect(set(pids) & set(known) - {-1}, 'No person of a query is in the gallery: check the person ids.')
+        return
     cameras = {}
     for pid, camid in zip(known.tolist(), seen.tolist()):
         cameras.setdefault(pid, set()).add(camid)
     if any(cameras.get(pid, set()) - {camid} for pid, camid in zip(pids.tolist(), camids.tolist())):
         return
-    why = 'all images come from one camera' if len({*camids, *seen}) == 1 else 'check person and camera ids'
     raise ValueError(
-        f'No query has a match in the gallery under another camera ({why}), so there is nothing to score. '
+        'No query has a match in the gallery under another camera, so there is nothing to score: check '
+        'person and camera ids, or let matches under one camera count (same_camera=True, --same-camera). '
         'Training needs no query: give the folder of the training images alone.'
     )
 
@@ -258,19 +270,30 @@ def evaluate(
     gallery_features,  # (q, d) and (g, d), NumPy or torch
     query_samples,
     gallery_samples,           # sequences of mcl.data.Sample, in the same order
-    use_rerank: bool = False,  # True: distances by `rerank_blocks`
-    chunk: int = 256,          # queries per block; memory is chunk times gallery
+    use_rerank: bool = False,   # True: distances by `rerank_blocks`
+    chunk: int = 256,           # queries per block; memory is chunk times gallery
+    same_camera: bool = False,  # True: matches under the query's own camera count too
 ) -> RankMetrics:
-    "Score features by the standard protocol without ever holding a (q, g) array."
-    query, gallery = (
-        sample_ids(query_samples, len(query_features), 'query'),
-        sample_ids(gallery_samples, len(gallery_features), 'gallery'),
-    )
-    check_matches(query_samples, gallery_samples)
+    """Score features by the standard protocol without ever holding a (q, g) array.
+
+    Where all images come from one camera, matches under it count, with a warning.
+    """
+    query_pids, query_camids = sample_ids(query_samples, len(query_features), 'query')
+    pids, camids = sample_ids(gallery_samples, len(gallery_features), 'gallery')
+    if only_one_camera(query_samples, gallery_samples) and not same_camera:
+        warnings.warn(
+            'all images come from one camera, so matches under it count: this is easier than the protocol of '
+            'the benchmarks, which skips them',
+            stacklevel=2,
+        )
+        same_camera = True
+    if same_camera:
+        query_camids = np.full_like(query_camids, -1)
+    else:
+        check_matches(query_samples, gallery_samples)
     blocks = rerank_blocks if use_rerank else euclidean_blocks
-    return rank_metrics(
-        blocks(query_features, gallery_features, chunk=chunk), query[0], gallery[0], query[1], gallery[1]
-    )
+    distances = blocks(query_features, gallery_features, chunk=chunk)
+    return rank_metrics(distances, query_pids, pids, query_camids, camids)
 
 # %% ../nbs/09_evaluation.ipynb #5ebecc0d
 def search(

@@ -141,7 +141,7 @@ def test_a_study_does_not_go_on_with_another_folder(world, tmp_path, monkeypatch
     assert str(world.root) in str(problem.value) and str(other) in str(problem.value)
 
 
-def test_an_annotation_into_a_folder_that_cannot_be_made_is_refused_before_the_work(run, world, tmp_path, capsys):
+def test_an_annotation_into_a_folder_that_cannot_be_made_is_refused_first(tmp_path, capsys):
     (tmp_path / 'file').write_text('mine')
     words = 'annotate', tmp_path / 'no.npy', tmp_path / 'no_labels.npy', tmp_path / 'file' / 'soft'
     assert 'file' in said(capsys, *words) and (tmp_path / 'file').read_text() == 'mine'
