@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: minute reproduce test lab site browser setup export
+.PHONY: minute reproduce test coverage lab site browser setup export
 
 setup: $(READY)
 
@@ -28,12 +28,18 @@ reproduce: $(READY)
 test: $(READY)
 	@echo '== style'
 	$(BIN)/ruff check
+	@echo '== types of the public names'
+	$(BIN)/mypy
 	@echo '== exported code, notebooks and README in step?'
 	$(BIN)/python tools/check.py
 	@echo '== every notebook, top to bottom'
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing --do_print
 	@echo '== pytest'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
+
+coverage: $(READY)
+	@echo '== which branches of the code the tests reach; fills a section of CONTRIBUTING.md'
+	OMP_NUM_THREADS=1 $(BIN)/python tools/branches.py
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs/index.ipynb

@@ -146,7 +146,7 @@ def open_prototypes(path: Path, known, temperature: float) -> MetaPrototypes:
         f'{path} does not exist; expected a .npy file of pseudo labels, or a .safetensors file of centroids',
         FileNotFoundError,
     )
-    labels = open_array(path)
+    labels = np.array(open_array(path))
     try:
         return prototypes_of(known, labels, temperature=temperature)
     except (ValueError, TypeError) as error:

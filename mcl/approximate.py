@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from numba import njit
 
+from .core import Array, njit
 from .features import check_parameters, cores, in_parallel, prepare
 from mcl.neighbours import (
     decide_in_float64,
@@ -221,12 +221,12 @@ def neighbours(rows, k, exact=True, title=None):
 
 # %% ../nbs/05c_approximate.ipynb #ab66e1fd
 def knn(
-    features,                 # L2-normalised, NumPy or torch, shape (n, d)
+    features: Array,          # L2-normalised, NumPy or torch, shape (n, d)
     k: int,                   # neighbours per image, itself included
     exact: bool = True,       # False: faster where the features allow it, at a recall of about 0.98 or more
     normalise: bool = False,  # True: divide every row by its length first
     progress: bool = False,   # show a progress bar
-):                            # similarities float32 and indices int64, both (n, min(k, n))
+) -> tuple[np.ndarray, np.ndarray]:  # similarities float32 and indices int64, both (n, min(k, n))
     """The k most similar images of every image, best first, the lower index first among equals; raises
     ValueError on bad features or k below 1.
     """

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
+from .core import njit
 from .world import World, random_stream
 
 # %% ../nbs/01e_cameras.ipynb #684b5327

@@ -11,11 +11,10 @@ import warnings
 
 import numpy as np
 import torch
-from numba import njit
 from scipy.sparse import csr_array, csr_matrix
 
 from .approximate import deal_out, knn  # noqa: F401
-from .core import check_output, open_features, save_array
+from .core import Array, check_output, njit, open_features, save_array
 from .features import check_parameters, prepare
 from .jaccard import jaccard_graph, rows_of
 
@@ -235,15 +234,15 @@ def labels_of_graph(graph, eps, min_samples, method, seed):
 
 # %% ../nbs/06_clustering.ipynb #dea5e537
 def cluster(
-    features,                 # L2-normalised, NumPy or torch, shape (n, d)
+    features: Array,          # L2-normalised, NumPy or torch, shape (n, d)
     k1: int = 30,             # neighbours per image, itself included
     k2: int = 6,              # neighbours whose weights are averaged; 1: none
-    eps: float = 0.6,         # largest Jaccard distance of neighbours, or 'auto'
+    eps: float | str = 0.6,   # largest Jaccard distance of neighbours, or 'auto'
     min_samples: int = 4,     # neighbours, itself included, that make an image a core
     method: str = 'dbscan',   # 'dbscan', 'louvain', 'leiden' or 'kmeans'
     exact: bool = True,       # False: neighbours as in `knn`
     normalise: bool = False,  # True: divide every row by its length first
-    n_clusters: int = None,   # for method='kmeans' only
+    n_clusters: int | None = None,  # for method='kmeans' only
     seed: int = 0,            # for 'louvain', 'leiden' and 'kmeans'
     check: bool = True,       # warn where the labels look wrong, see `advice`
     progress: bool = False,   # show progress bars

@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from . import __version__
-from .core import check_output
+from .core import check_output, printable
 
 # %% ../nbs/18b_commands.ipynb #25c2eda4
 app = typer.Typer(
@@ -46,14 +46,20 @@ def say(text: str) -> None:
     from mcl.distributed import processes
 
     if processes()[0] == 0:
-        typer.echo(text)
+        typer.echo(printable(text))
 
 # %% ../nbs/18b_commands.ipynb #1ed873e9
 Arch = Annotated[
     Optional[str],
     typer.Option(help="architecture of the weights, see `mcl train`; default: the run's, else small"),
 ]
-Device = Annotated[str, typer.Option(help='auto: a graphics card if there is one; cpu, cuda, cuda:1, mps')]
+Device = Annotated[
+    str,
+    typer.Option(
+        help='where the network runs: auto, a graphics card if there is one; cpu, cuda, cuda:1, mps. '
+        'Clusters are found on the CPU'
+    ),
+]
 OnError = Annotated[str, typer.Option(help='an unreadable image: raise or skip')]
 Height, Width = (
     Annotated[
@@ -65,7 +71,7 @@ Height, Width = (
 # %% ../nbs/18b_commands.ipynb #bfce57a6
 @app.command('features', epilog='Example: mcl features runs/mine my/crops features.npy')
 def features_command(
-    weights: Annotated[Path, typer.Argument(help='run folder or weights file')],
+    weights: Annotated[Path, typer.Argument(help='run folder, saved network, weights file, or source')],
     source: Annotated[str, typer.Argument(help='a folder of images, a benchmark, or pedworld-PRESET')],
     output: Annotated[
         Path,
@@ -109,21 +115,29 @@ def features_command(
     )
 
 # %% ../nbs/18b_commands.ipynb #f5927960
-@app.command('export', epilog='Example: mcl export runs/mine model.pt2')
+@app.command('export', epilog='Example: mcl export runs/mine model.onnx')
 def export_command(
-    weights: Annotated[Path, typer.Argument(help='run folder or weights file')],
-    output: Annotated[Path, typer.Argument(help='.pt2 file to write, for torch.export.load')],
+    weights: Annotated[Path, typer.Argument(help='run folder, saved network, weights file, or source')],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            help='.pt2 file to write, for torch.export.load; .onnx file, for ONNX; or a folder, with '
+            'safetensors, configuration and card'
+        ),
+    ],
     arch: Arch = None,
     height: Height = None,
     width: Width = None,
 ):
-    "Write a trained network as a program that needs PyTorch alone, for batches of any size."
-    from mcl.models import export_model, load_model, shape_of
+    """Write a trained network to pass on: as a program for PyTorch or ONNX, for batches of any size, or as a
+    folder.
+    """
+    from mcl.pretrained import export_network
 
-    check_output(output, '.pt2')
-    arch, height, width = shape_of(weights, arch, height, width)
-    export_model(load_model(weights, arch), output, (height, width))
-    typer.echo(f'wrote {output}: normalised images (b, 3, {height}, {width}) to features')
+    if output.suffix:
+        check_output(output)
+    height, width = export_network(weights, output, arch, height, width)
+    typer.echo(printable(f'wrote {output}: normalised images (b, 3, {height}, {width}) to features'))
 
 # %% ../nbs/18b_commands.ipynb #afa00b08
 def read_eps(text: str) -> float | str:
@@ -178,10 +192,8 @@ def cluster_command(
         normalise=normalise,
         n_clusters=n_clusters,
     )
-    typer.echo(
-        f'wrote {labels}: {found.max() + 1} clusters, {(found < 0).mean():.1%} outliers of {len(found)} '
-        'images'
-    )
+    outliers = f'{(found < 0).mean():.1%} outliers of {len(found)} images'
+    typer.echo(printable(f'wrote {labels}: {found.max() + 1} clusters, {outliers}'))
 
 # %% ../nbs/18b_commands.ipynb #2cb2ffb0
 @app.command('annotate', epilog='Example: mcl annotate features.npy labels.npy soft --top-k 5')

@@ -325,12 +325,12 @@ def not_found(
 
 # %% ../nbs/02c_data.ipynb #4b4622d9
 def load_dataset(
-    name_or_path,  # market1501, msmt17, personx, veri776, pedworld-<preset>[-seed<n>], or a folder
-    root=None,  # where a benchmark (None: data) or worlds (None: worlds) lie, or a path starts
+    name_or_path: str | Path,  # market1501, msmt17, personx, veri776, pedworld-PRESET[-seedN], or a folder
+    root: str | Path | None = None,  # of a benchmark (None: data), of worlds (None: worlds), or of a path
     seed: int | None = None,  # a world's seed, if its name gives none
     pattern: str
     | None = None,  # for plain folders: regular expression with any of the groups of `read_splits`
-    table=None,  # for plain folders: CSV file with columns path, pid, camid, time and split, see `read_table`
+    table: str | Path | None = None,  # for plain folders: CSV file, see `read_splits`
     progress: bool = True,  # show a bar while a world is rendered
 ) -> ReIDDataset:
     """A data set by name or path; ValueError or FileNotFoundError say what is missing or unknown, and what

@@ -11,7 +11,8 @@ __all__ = ['CAPSULE', 'SLAB', 'ELLIPSE', 'ROOM', 'distance_to', 'second_colour_s
 import math
 
 import numpy as np
-from numba import njit
+
+from .core import njit
 
 # %% ../nbs/01d_drawing.ipynb #b744e2fe
 CAPSULE, SLAB, ELLIPSE = 0.0, 1.0, 2.0

@@ -70,7 +70,7 @@ def epoch_labels(
         labels = np.unique(pids, return_inverse=True)[1]
         cost = dict(clustering_peak_mib=0.0, centroid_pairs=0)
     else:
-        labels, cost = on_main(found_labels, state, config, plan, features, store)
+        labels, cost = found_labels(state, config, plan, features, store)
     memory = dict(momentum=config.momentum, temperature=config.temperature)
     prototypes = MetaPrototypes.from_labels(features, torch.as_tensor(labels[used]), **memory)
     return labels, prototypes.to(state.device), cost

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import validate_data
 
 from .clustering import labels_of_graph
-from .core import expect
+from .core import Array, expect
 from .features import check_parameters
 from .jaccard import jaccard_graph
 
@@ -52,9 +52,9 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
 
     def fit(
         self,
-        X,         # features (n, d), any numbers; or a sparse graph of distances (n, n)
-        y=None,    # not looked at
-    ):             # the estimator itself
+        X: Array | csr_array,  # features (n, d), any numbers; or a sparse graph of distances (n, n)
+        y: object = None,      # not looked at
+    ) -> 'JaccardDBSCAN':      # the estimator itself
         "Cluster the rows of X. ValueError on NaN, on no rows, or on a parameter out of range."
         known = self.metric in ('features', 'precomputed')
         expect(known, f"metric is {self.metric!r}: it must be 'features' or 'precomputed'")

@@ -9,15 +9,14 @@ __all__ = ['RankMetrics', 'wrong_before', 'hit_ranks', 'score_rows', 'as_labels'
 
 # %% ../nbs/09_evaluation.ipynb #79c89022
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 
-from .core import expect
+from .core import Array, Ids, expect, njit
 from .features import in_parallel
 from .images import ImageStore
 from .models import ReIDNet, extract_features
@@ -158,11 +157,11 @@ def score_queries(
 
 # %% ../nbs/09_evaluation.ipynb #e6281125
 def rank_metrics(
-    distances,  # (q, g) array, or an iterable of row blocks (b, g): smaller is more alike
-    query_pids,
-    gallery_pids,  # (q,) and (g,) person ids; -1 in the gallery: junk, ignored
-    query_camids,
-    gallery_camids,      # (q,) and (g,) camera ids; matches under the query's own camera are ignored
+    distances: Array | Iterable[Array],  # (q, g) array, or an iterable of row blocks (b, g): smaller is alike
+    query_pids: Ids,
+    gallery_pids: Ids,  # (q,) and (g,) person ids; -1 in the gallery: junk, ignored
+    query_camids: Ids,
+    gallery_camids: Ids,  # (q,) and (g,) camera ids; matches under the query's own camera are ignored
     max_rank: int = 50,  # length of the CMC; may exceed the gallery
 ) -> RankMetrics:
     """Market-1501's protocol (Zheng et al. 2015), mINP by Ye et al. 2021. Equal distances rank in
@@ -266,10 +265,10 @@ def check_matches(query_samples, gallery_samples) -> None:
 
 # %% ../nbs/09_evaluation.ipynb #ca2d8fd4
 def evaluate(
-    query_features,
-    gallery_features,  # (q, d) and (g, d), NumPy or torch
-    query_samples,
-    gallery_samples,           # sequences of mcl.data.Sample, in the same order
+    query_features: Array,
+    gallery_features: Array,  # (q, d) and (g, d), NumPy or torch
+    query_samples: Sequence[Sample],
+    gallery_samples: Sequence[Sample],  # sequences of mcl.data.Sample, in the same order
     use_rerank: bool = False,   # True: distances by `rerank_blocks`
     chunk: int = 256,           # queries per block; memory is chunk times gallery
     same_camera: bool = False,  # True: matches under the query's own camera count too

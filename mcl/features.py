@@ -87,7 +87,8 @@ def empty_beside(features) -> np.ndarray:
     memory otherwise.
     """
     if isinstance(features, np.memmap):
-        return np.memmap(tempfile.TemporaryFile(), np.float32, 'w+', shape=features.shape)
+        with tempfile.TemporaryFile() as file:
+            return np.memmap(file, np.float32, 'w+', shape=features.shape)
     return np.empty(features.shape, np.float32)
 
 # %% ../nbs/05_features.ipynb #f9bca4ca

@@ -17,10 +17,11 @@ from typing import Sequence
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from .core import expect, expect_one_of, n_cores
+from .core import Ids, expect, expect_one_of, n_cores
 from .names import ReIDDataset, Sample
 
 # %% ../nbs/02d_images.ipynb #ec593d7e
@@ -160,19 +161,21 @@ def load_images(
     return (torch.from_numpy(np.delete(cache, bad, axis=0) if bad else cache) if fits else None), set(bad)
 
 # %% ../nbs/02d_images.ipynb #b8fd8830
-class ImageStore:
+class ImageStore(Dataset[torch.Tensor]):
     """Images of samples as uint8 tensors: decoded once into memory if they fit in `cache_bytes`, else
     whenever asked for.
+
+    A map-style `Dataset` of torch: `store[i]` is one image, uint8 (3, h, w), and a DataLoader takes it.
     """
 
     def __init__(
         self,
         samples: Sequence[Sample],  # n samples
-        size=(64, 32),  # height, width in pixels
-        on_error='raise',  # an unreadable image: 'raise' an error that names it, or 'skip' it (see .skipped)
-        cache_bytes=4 * 2**30,  # largest cache, bytes
-        workers=None,  # decoding threads; None: one per core
-        progress=True,  # show a bar while decoding
+        size: tuple[int, int] = (64, 32),  # height, width in pixels
+        on_error: str = 'raise',  # an unreadable image: 'raise' an error, or 'skip' it (see .skipped)
+        cache_bytes: int = 4 * 2**30,  # largest cache, bytes
+        workers: int | None = None,  # decoding threads; None: one per core
+        progress: bool = True,  # show a bar while decoding
     ):
         expect_one_of(on_error, ('raise', 'skip'), 'on_error')
         fits = len(size) == 2 and all(1 <= side <= 4096 for side in size)
@@ -190,7 +193,10 @@ class ImageStore:
     def __getitem__(self, i: int) -> torch.Tensor:
         return self.batch([range(len(self))[i]])[0]
 
-    def batch(self, indices) -> torch.Tensor:
+    def __getitems__(self, indices: Sequence[int]) -> list[torch.Tensor]:  # what a DataLoader asks for
+        return list(self.batch(indices))
+
+    def batch(self, indices: Ids) -> torch.Tensor:
         "A copy of the chosen images, uint8 (b, 3, h, w)."
         indices = torch.as_tensor(indices, dtype=torch.long)
         if self.cache is not None:
@@ -287,13 +293,13 @@ def cut_and_fill(
 # %% ../nbs/02d_images.ipynb #e11a63a9
 def augment_batch(
     images: torch.Tensor,  # uint8 (b, 3, h, w)
-    generator=None,        # torch.Generator that all random numbers come from; None: torch's global one
-    padding=None,
-    flip=0.5,
-    erasing=0.5,       # as in `augmentation`
-    part=slice(None),  # the images are these rows of a larger batch ...
-    of=None,           # ... of so many images; None: they are the batch
-) -> torch.Tensor:     # uint8 (b, 3, h, w), on the images' device (the work is done in main memory)
+    generator: torch.Generator | None = None,  # all random numbers come from it; None: torch's global one
+    padding: int | None = None,
+    flip: float = 0.5,
+    erasing: float = 0.5,       # as in `augmentation`
+    part: slice = slice(None),  # the images are these rows of a larger batch ...
+    of: int | None = None,      # ... of so many images; None: they are the batch
+) -> torch.Tensor:              # uint8 (b, 3, h, w), on the images' device (the work is done in main memory)
     """The recipe of `augmentation` for a batch; every image draws its own crop, mirroring and box, the same
     whether the batch comes whole or in parts.
     """

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['dense_jaccard', 'reciprocal_sets', 'grown', 'expand_sets', 'stack', 'neighbourhoods', 'member_similarities',
            'device_member_similarities', 'similarities_within', 'softmax_rows', 'average_rows', 'transpose',
-           'weight_rows', 'close_pairs', 'within_memory', 'graph_within', 'jaccard_graph', 'rows_of']
+           'weight_rows', 'close_pairs', 'within_memory', 'pairs_within', 'graph_within', 'jaccard_graph', 'rows_of']
 
 # %% ../nbs/05d_jaccard.ipynb #54239ac1
 import numpy as np
 import psutil
 import torch
-from numba import njit
 from scipy.sparse import csr_array
 
 from .approximate import neighbours
+from .core import Array, njit
 from .features import check_parameters, in_parallel, prepare
 from .neighbours import double_similarities, similarity
 
@@ -47,16 +47,16 @@ def dense_jaccard(
 
 # %% ../nbs/05d_jaccard.ipynb #a16cb690
 @njit(cache=True, nogil=True)
-def reciprocal_sets(items, k, start, stop):
-    "For rows start..stop: those of their first k neighbours that have them among their own first k."
-    sets = np.empty((stop - start, k), np.int32)
-    sizes = np.zeros(stop - start, np.int32)
-    for i in range(start, stop):
+def reciprocal_sets(items, k, chosen):
+    "For the chosen rows: those of their first k neighbours that have them among their own first k."
+    sets = np.empty((len(chosen), k), np.int32)
+    sizes = np.zeros(len(chosen), np.int32)
+    for row, i in enumerate(chosen):
         for a in range(k):
             for b in range(k):
                 if items[items[i, a], b] == i:
-                    sets[i - start, sizes[i - start]] = items[i, a]
-                    sizes[i - start] += 1
+                    sets[row, sizes[row]] = items[i, a]
+                    sizes[row] += 1
                     break
     return sets, sizes
 
@@ -72,13 +72,13 @@ def grown(array, size):
 
 # %% ../nbs/05d_jaccard.ipynb #d11cc136
 @njit(cache=True, nogil=True)
-def expand_sets(n, near, near_size, half, half_size, start, stop):
-    """Reciprocal sets of rows start..stop, joined by the half sets that lie to more than two thirds within
+def expand_sets(n, near, near_size, half, half_size, chosen):
+    """Reciprocal sets of the chosen rows, joined by the half sets that lie to more than two thirds within
     them.
     """
     core, taken = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
-    counts, members, size = np.zeros(stop - start, np.int64), np.empty(4096, np.int32), 0
-    for i in range(start, stop):
+    counts, members, size = np.zeros(len(chosen), np.int64), np.empty(4096, np.int32), 0
+    for row, i in enumerate(chosen):
         begin = size
         members = grown(members, size + near.shape[1] * (1 + half.shape[1]))
         for a in range(near_size[i]):
@@ -95,7 +95,7 @@ def expand_sets(n, near, near_size, half, half_size, start, stop):
                         taken[half[friend, b]] = i
                         members[size] = half[friend, b]
                         size += 1
-        counts[i - start] = size - begin
+        counts[row] = size - begin
     return counts, members[:size].copy()
 
 # %% ../nbs/05d_jaccard.ipynb #fe008fa4
@@ -113,23 +113,24 @@ def neighbourhoods(
     "Expanded k-reciprocal sets of all images (Zhong et al. 2017, section 3.2)."
     n, k = items.shape
     near, half = (
-        in_parallel(lambda a, b, size=size: reciprocal_sets(items, size, a, b), n)
+        in_parallel(lambda a, b, size=size: reciprocal_sets(items, size, np.arange(a, b)), n)
         for size in (k, min(k, int(np.around(k1 / 2)) + 1))
     )
     (near, near_size), (half, half_size) = (map(np.concatenate, zip(*pieces)) for pieces in (near, half))
-    return stack(in_parallel(lambda a, b: expand_sets(n, near, near_size, half, half_size, a, b), n))
+    sets = near, near_size, half, half_size
+    return stack(in_parallel(lambda a, b: expand_sets(n, *sets, np.arange(a, b)), n))
 
 # %% ../nbs/05d_jaccard.ipynb #dd68ff33
 @njit(cache=True, nogil=True)
-def member_similarities(rows, sims, items, pointers, members, out, start, stop):
-    """Similarity of each image to each member of its set: looked up where it is a neighbour, computed where
-    not.
+def member_similarities(rows, sims, items, pointers, members, out, chosen):
+    """Similarity of each chosen image to each member of its set: looked up where it is a neighbour, computed
+    where not; the set of the first one begins at pointers[0].
     """
     place = np.zeros(len(items), np.int32)
-    for i in range(start, stop):
+    for row, i in enumerate(chosen):
         for a in range(items.shape[1]):
             place[items[i, a]] = a
-        for p in range(pointers[i], pointers[i + 1]):
+        for p in range(pointers[row], pointers[row + 1]):
             j = members[p]
             known = items[i, place[j]] == j
             out[p] = sims[i, place[j]] if known else similarity(rows[i], rows[j])
@@ -152,7 +153,12 @@ def similarities_within(rows, sims, items, pointers, members):
     if isinstance(rows, torch.Tensor):
         return device_member_similarities(rows, pointers, members)
     out = np.empty(len(members), np.float32)
-    in_parallel(lambda a, b: member_similarities(rows, sims, items, pointers, members, out, a, b), len(rows))
+
+    def work(start, stop):
+        chosen, own = np.arange(start, stop), pointers[start : stop + 1]
+        member_similarities(rows, sims, items, own, members, out, chosen)
+
+    in_parallel(work, len(rows))
     return out
 
 # %% ../nbs/05d_jaccard.ipynb #9b56a714
@@ -169,13 +175,13 @@ def softmax_rows(pointers, values):
 
 # %% ../nbs/05d_jaccard.ipynb #ef206867
 @njit(cache=True, nogil=True)
-def average_rows(pointers, members, weights, items, k, start, stop):
-    "For rows start..stop: the mean of the weight rows of their first k neighbours."
+def average_rows(pointers, members, weights, items, k, chosen):
+    "For the chosen rows: the mean of the weight rows of their first k neighbours."
     n = len(items)
     total, seen = np.zeros(n, np.float32), np.full(n, -1, np.int32)
-    counts, size = np.zeros(stop - start, np.int64), 0
+    counts, size = np.zeros(len(chosen), np.int64), 0
     columns, values = np.empty(4096, np.int32), np.empty(4096, np.float32)
-    for i in range(start, stop):
+    for row, i in enumerate(chosen):
         begin = size
         for a in range(k):
             j = items[i, a]
@@ -189,7 +195,7 @@ def average_rows(pointers, members, weights, items, k, start, stop):
         values = grown(values, size)
         for p in range(begin, size):
             values[p] = total[columns[p]] / np.float32(k)
-        counts[i - start] = size - begin
+        counts[row] = size - begin
     return counts, columns[:size].copy(), values[:size].copy()
 
 # %% ../nbs/05d_jaccard.ipynb #20af82a2
@@ -217,22 +223,22 @@ def weight_rows(rows, k1, k2, exact=True, title=None):
     weights = similarities_within(rows, sims, items, pointers, members)
     softmax_rows(pointers, weights)
     if k2 > 1:
-        k2 = min(k2, items.shape[1])
+        k2, table = min(k2, items.shape[1]), (pointers, members, weights)
         pointers, members, weights = stack(
-            in_parallel(lambda a, b: average_rows(pointers, members, weights, items, k2, a, b), len(rows))
+            in_parallel(lambda a, b: average_rows(*table, items, k2, np.arange(a, b)), len(rows))
         )
     by_member = transpose(pointers, members, weights)
     return transpose(*by_member), by_member
 
 # %% ../nbs/05d_jaccard.ipynb #a371671e
 @njit(cache=True, nogil=True)
-def close_pairs(pointers, columns, values, starts, owners, shares, eps, start, stop):
-    "For rows start..stop: all images at Jaccard distance eps or less, and the distances."
+def close_pairs(pointers, columns, values, starts, owners, shares, eps, chosen):
+    "For the chosen rows: all images at Jaccard distance eps or less, and the distances."
     n = len(pointers) - 1
     common, seen, met = np.zeros(n, np.float32), np.full(n, -1, np.int32), np.empty(n, np.int32)
-    counts, size = np.zeros(stop - start, np.int64), 0
+    counts, size = np.zeros(len(chosen), np.int64), 0
     near, distances = np.empty(4096, np.int32), np.empty(4096, np.float32)
-    for i in range(start, stop):
+    for row, i in enumerate(chosen):
         begin, n_met = size, 1
         seen[i], common[i], met[0] = i, 1, i
         for j in range(n if eps >= 1 else 0):
@@ -254,7 +260,7 @@ def close_pairs(pointers, columns, values, starts, owners, shares, eps, start, s
             if distance <= eps:
                 near[size], distances[size] = met[a], distance
                 size += 1
-        counts[i - start] = size - begin
+        counts[row] = size - begin
     return counts, near[:size].copy(), distances[:size].copy()
 
 # %% ../nbs/05d_jaccard.ipynb #9558e4da
@@ -270,24 +276,29 @@ def within_memory(counted: list, n_pairs: int) -> None:
         )
 
 # %% ../nbs/05d_jaccard.ipynb #a2dbe5f1
-def graph_within(by_image, by_member, eps, title=None) -> csr_array:
-    "Jaccard distances up to eps from averaged weights."
+def pairs_within(by_image, by_member, eps, chosen, title=None):
+    "Pairs of the chosen rows up to eps: pointers, the other image and the distance of each pair."
     counted = []
 
     def work(start, stop):
-        piece = close_pairs(*by_image, *by_member, np.float32(eps), start, stop)
+        piece = close_pairs(*by_image, *by_member, np.float32(eps), chosen[start:stop])
         within_memory(counted, len(piece[1]))
         return piece
 
+    return stack(in_parallel(work, len(chosen), title=title))
+
+
+def graph_within(by_image, by_member, eps, title=None) -> csr_array:
+    "Jaccard distances up to eps from averaged weights."
     n = len(by_image[0]) - 1
-    pointers, near, distances = stack(in_parallel(work, n, title=title))
+    pointers, near, distances = pairs_within(by_image, by_member, eps, np.arange(n), title)
     graph = csr_array((distances, near, pointers), shape=(n, n))
     graph.sort_indices()
     return graph
 
 # %% ../nbs/05d_jaccard.ipynb #626ff021
 def jaccard_graph(
-    features,                 # L2-normalised, NumPy or torch, shape (n, d)
+    features: Array,          # L2-normalised, NumPy or torch, shape (n, d)
     k1: int = 30,             # neighbours per image, itself included
     k2: int = 6,              # neighbours whose weights are averaged; 1: none
     eps: float = 0.6,         # largest distance kept; 1 keeps all n * n

@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['cluster_contrast_loss', 'divergence', 'siamese_consistency_loss', 'agreement', 'distances', 'pair_masks',
-           'soft_weighted_triplet_loss']
+           'soft_weighted_triplet_loss', 'PrototypeLoss', 'ClusterContrastLoss', 'SoftWeightedTripletLoss',
+           'SiameseConsistencyLoss']
 
 # %% ../nbs/08_losses.ipynb #1229b815
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .core import expect
+from .core import Ids, expect
 from .prototypes import MetaPrototypes, check_labels
 
 # %% ../nbs/08_losses.ipynb #fe836695
 def cluster_contrast_loss(
     features: Tensor,            # shape (n, d), L2-normalised
-    labels,                      # pseudo labels, shape (n,), 0..K-1, -1 = outlier
+    labels: Ids,                 # pseudo labels, shape (n,), 0..K-1, -1 = outlier
     prototypes: MetaPrototypes,  # K centroids and the temperature
 ) -> Tensor:                     # a scalar; 0 where all are outliers
     """InfoNCE against the centroids (Cluster Contrast, Dai et al. 2021); ValueError for a label that no
@@ -93,9 +94,9 @@ def pair_masks(
 def soft_weighted_triplet_loss(
     features: Tensor,  # shape (n, d), L2-normalised
     soft_labels: Tensor,  # shape (n, K), rows sum to 1; no gradient
-    subset_ids,  # subset of every image, shape (n,), 0 or above
+    subset_ids: Ids,  # subset of every image, shape (n,), 0 or above
     margin: float = 0.3,  # by how much the closest negative must be farther than a positive
-    labels=None,  # labels within the subset in place of the nearest prototype, shape (n,), -1 = left out
+    labels: Ids | None = None,  # within the subset, instead of the nearest prototype, (n,), -1 = left out
     across: str = 'certain',  # other subsets' negatives: 'certain' weighs 1, 'soft' as within one
     weighted: bool = True,  # False: all weights 1, the plain triplet loss
 ) -> Tensor:  # a scalar; 0 where there is no triplet
@@ -113,3 +114,94 @@ def soft_weighted_triplet_loss(
     weight = alike * trust * (positive & negative.any(1, keepdim=True))
     hinge = F.relu(margin + apart - apart.gather(1, closest))
     return (weight * hinge).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+
+# %% ../nbs/08_losses.ipynb #725c87ad
+class PrototypeLoss(nn.Module):
+    "A loss of embeddings (n, d) and labels (n,) that needs the meta-prototypes; see the three below."
+
+    def __init__(self, prototypes: MetaPrototypes):
+        super().__init__()
+        self.prototypes = prototypes
+
+    def forward(
+        self, embeddings: Tensor, labels: Ids, indices_tuple=None, ref_emb=None, ref_labels=None
+    ) -> Tensor:
+        "A scalar; ValueError for labels that do not fit, or for pairs picked by a miner."
+        picked = [x for x in (indices_tuple, ref_emb, ref_labels) if x is not None]
+        expect(
+            not picked,
+            f'{type(self).__name__} uses all images of a batch: leave out the miner and the reference '
+            'embeddings',
+        )
+        return self.of_batch(F.normalize(embeddings, dim=1), check_labels(labels, embeddings))
+
+    def of_batch(self, features: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+# %% ../nbs/08_losses.ipynb #d7dabe69
+class ClusterContrastLoss(PrototypeLoss):
+    """`cluster_contrast_loss` as a module; in training mode each batch then moves the prototypes.
+
+    `ClusterContrastLoss(MetaPrototypes.from_labels(features, pseudo_labels))(embeddings, labels)`
+    """
+
+    def __init__(
+        self,
+        prototypes: MetaPrototypes,  # K centroids; labels are 0..K-1, -1 = outlier
+        hard: bool = False,          # move each centroid by its least similar image only
+    ):
+        super().__init__(prototypes)
+        self.hard = hard
+
+    def of_batch(self, features: Tensor, labels: Tensor) -> Tensor:
+        loss = cluster_contrast_loss(features, labels, self.prototypes)
+        if self.training:
+            self.prototypes.update(features.detach(), labels, hard=self.hard)
+        return loss
+
+# %% ../nbs/08_losses.ipynb #e55bbeb7
+class SoftWeightedTripletLoss(PrototypeLoss):
+    """`soft_weighted_triplet_loss` as a module: it annotates each batch with its prototypes.
+
+    `SoftWeightedTripletLoss(prototypes, subset_of_label)(embeddings, labels)`
+    """
+
+    subset_of_label: Tensor | None
+
+    def __init__(
+        self,
+        prototypes: MetaPrototypes,  # they give each image its soft label
+        subset_of_label: Ids | None = None,  # subset of label 0, 1, ..., shape (L,); None: all in one
+        margin: float = 0.3,         # by how much the closest negative must be farther than a positive
+        across: str = 'certain',     # other subsets' negatives, as for the function
+        weighted: bool = True,       # False: the plain triplet loss
+    ):
+        super().__init__(prototypes)
+        subsets = None if subset_of_label is None else torch.as_tensor(subset_of_label)
+        self.register_buffer('subset_of_label', subsets)
+        self.margin, self.across, self.weighted = margin, across, weighted
+
+    def of_batch(self, features: Tensor, labels: Tensor) -> Tensor:
+        soft = self.prototypes.annotate(features.detach())
+        subsets = torch.zeros_like(labels)
+        if self.subset_of_label is not None:
+            known = check_labels(labels, features, len(self.subset_of_label))
+            subsets = self.subset_of_label[known.clamp_min(0)]
+        return soft_weighted_triplet_loss(
+            features, soft, subsets, self.margin, labels, self.across, self.weighted
+        )
+
+# %% ../nbs/08_losses.ipynb #0764b9cc
+class SiameseConsistencyLoss(PrototypeLoss):
+    """`siamese_consistency_loss` as a module: two rows with one label are two views of one image, -1 is left
+    out; ValueError for an image that is not in the batch exactly twice.
+    """
+
+    def of_batch(self, features: Tensor, labels: Tensor) -> Tensor:
+        order = torch.argsort(labels, stable=True)
+        order = order[labels[order] >= 0]
+        names, views = labels[order].unique(return_counts=True)
+        odd = names[views != 2].tolist()
+        expect(not odd, f'{len(odd)} images are not in the batch as two views, first {odd[:1]}')
+        soft = self.prototypes.annotate(features[order])
+        return siamese_consistency_loss(soft[0::2], soft[1::2])

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'GeM', 'ReIDNet', 'save_weights', 'read_state', 'first_difference', 'beside_own', 'load_weights',
            'shipped_weights', 'check_start', 'build_backbone', 'build_model', 'evaluating', 'extract_features',
-           'export_model', 'load_model', 'shape_of']
+           'about_network', 'export_model', 'weights_file', 'load_model', 'check_colours', 'notes_beside', 'shape_of']
 
 # %% ../nbs/03_models.ipynb #b25c47b8
 import io
 import json
+import math
 from contextlib import contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .backbones import efficientnet_backbone, resnet50_backbone, small_backbone, timm_backbone
-from .core import expect, nearest_name, read_record, write_whole
+from .core import expect, nearest_name, write_whole
 from .images import MEAN, STD, ImageStore, normalise
 
 # %% ../nbs/03_models.ipynb #fdb7c793
@@ -48,6 +49,8 @@ class ReIDNet(nn.Module):
     """Backbone, GeM and BNNeck: images `(b, 3, h, w)`, normalised floats, to L2-normalised features `(b,
     dim)`.
     """
+
+    size: tuple[int, int] | None = None  # height and width of its images in pixels, where they are known
 
     def __init__(
         self,
@@ -238,6 +241,15 @@ def extract_features(
         ]
     return torch.cat(features)
 
+# %% ../nbs/03_models.ipynb #7320bcc2
+def about_network(
+    model: ReIDNet,         # the network
+    size: tuple[int, int],  # height and width of its images, pixels
+) -> dict:                  # of plain numbers and words
+    "What somebody must know to use a network: its architecture, its images and their colours, its features."
+    height, width = size
+    return dict(arch=model.arch, dim=model.dim, height=height, width=width, mean=MEAN, std=STD)
+
 # %% ../nbs/03_models.ipynb #000282b9
 def export_model(
     model: ReIDNet,    # the network
@@ -247,34 +259,65 @@ def export_model(
     """Write the network as a program of torch.export: images (b, 3, h, w), as `normalise` makes them, to
     features (b, dim). The file is whole or absent.
     """
+    sizes = f'images of size {tuple(size)}; expected height and width, each 1 to 4096 pixels'
+    expect(all(1 <= side <= 4096 for side in size), sizes)
     example, content = torch.zeros(2, 3, *size, device=next(model.parameters()).device), io.BytesIO()
     with evaluating(model), torch.no_grad():
         program = torch.export.export(
             model, (example,), dynamic_shapes=({0: torch.export.Dim('images', min=1)},)
         )
-    about = dict(arch=model.arch, dim=model.dim, height=size[0], width=size[1], mean=MEAN, std=STD)
-    torch.export.save(program, content, extra_files={'network.json': json.dumps(about)})
+    about = json.dumps(about_network(model, size))
+    torch.export.save(program, content, extra_files={'network.json': about})
     write_whole(Path(path), lambda file: file.write(content.getbuffer()))
     return Path(path)
 
 # %% ../nbs/03_models.ipynb #98ac3720
-def load_model(weights: Path, arch: str):
-    "The network of a run folder or of a weights file."
-    return load_weights(
-        build_model(arch, None), weights / 'model.safetensors' if weights.is_dir() else weights
-    ).eval()
+def weights_file(weights: str | Path) -> Path:
+    "The file of weights in a folder, or of the name `source`; a path of a file stays what it is."
+    weights = Path(weights)
+    if str(weights) == 'source' and not weights.exists():
+        return shipped_weights()
+    return weights / 'model.safetensors' if weights.is_dir() else weights
+
+
+def load_model(weights: str | Path, arch: str) -> ReIDNet:
+    "The network of a folder, of a weights file, or of the name `source`, in evaluation mode."
+    return load_weights(build_model(arch, None), weights_file(weights)).eval()
 
 # %% ../nbs/03_models.ipynb #40926c55
-def shape_of(
-    weights: Path, arch: str | None = None, height: int | None = None, width: int | None = None
-) -> tuple:
-    """Architecture, and height and width of the images in pixels: as given, else as in the record of a run
-    folder, else those of the small network.
+def check_colours(notes: dict, place: str | Path) -> None:
+    "ValueError unless a network reads images as `normalise` makes them: features would be wrong, unseen."
+    for name, own in (('mean', MEAN), ('std', STD)):
+        found = notes.get(name, own)
+        numbers = isinstance(found, (list, tuple)) and all(isinstance(value, float) for value in found)
+        fits = numbers and len(found) == 3 and math.dist(found, own) < 1e-6
+        expect(fits, f'{place} wants images with {name} {found}; mcl.images.normalise gives {list(own)}')
+
+
+def notes_beside(weights: str | Path) -> dict:
+    """What a folder tells of its network: `config.json` of `save_pretrained`, else the settings in the record
+    of a run, else nothing; ValueError names a file that cannot be read, or asks for other colours.
     """
-    record, known = weights / 'record.json', dict(arch='small', height=64, width=32)
-    if record.is_file():
-        known |= {name: v for name, v in read_record(record)['config'].items() if name in known}
-    return tuple(
-        known[name] if value is None else value
-        for name, value in dict(arch=arch, height=height, width=width).items()
-    )
+    for name in ('config.json', 'record.json'):
+        file = Path(weights) / name
+        if file.is_file():
+            try:
+                found = json.loads(file.read_text())
+                notes = dict(found.get('config', found))
+            except (ValueError, AttributeError, TypeError) as error:
+                raise ValueError(f'{file} does not describe a network ({error}): write it again') from None
+            check_colours(notes, file)
+            return notes
+    return {}
+
+
+def shape_of(
+    weights: str | Path, arch: str | None = None, height: int | None = None, width: int | None = None
+) -> tuple[str, int, int]:
+    """Architecture, and height and width of the images in pixels: as given, else as noted in the folder,
+    else those of the small network.
+    """
+    known = dict(arch='small', height=64, width=32) | notes_beside(weights)
+    given = dict(arch=arch, height=height, width=width)
+    known |= {name: value for name, value in given.items() if value is not None}
+    return known['arch'], known['height'], known['width']

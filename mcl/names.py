@@ -116,6 +116,8 @@ LARGEST_ID = 2**62  # numbers from here on do not fit into arrays, some reckonin
 
 def as_number(text: str, what: str) -> int:
     "A whole number as it is written; ValueError where it is none, or too large for an array."
+    if len(text) < 19 and text.isdecimal():
+        return int(text)
     digits = text.removeprefix('-')
     fits = digits.isdecimal() and len(digits.lstrip('0')) < 20 and int(digits[-20:]) < LARGEST_ID
     expect(fits, f'{what} is {text[:40]!r}; expected a whole number below {LARGEST_ID:,}')

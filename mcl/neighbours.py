@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numba import njit
 from tqdm.auto import tqdm
 
+from .core import njit
 from .features import in_parallel
 
 # %% ../nbs/05b_neighbours.ipynb #75e3e47d

@@ -20,12 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 from PIL import Image
 from tqdm.auto import tqdm
 
 from .cameras import cameras_of, enlarge, expose, scenery_of, shrink
-from .core import expect, expect_one_of, process_lives
+from .core import expect, expect_one_of, njit, printable, process_lives
 from .drawing import paint_figure, paint_obstacle
 from .people import people_of
 from .schedule import FRAMES, file_name, running_number, schedule
@@ -333,7 +332,7 @@ def render(
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     work = pool.map(lambda one: save_image(world, one[0], os.path.join(root, one[1])), paths)
     try:
-        title = f'render {root.name}'
+        title = printable(f'render {root.name}')
         for _ in tqdm(work, total=len(paths), desc=title, unit=' images', disable=not progress):
             pass
     finally:

@@ -7,11 +7,13 @@ __all__ = ['check_labels', 'cluster_sizes', 'cluster_means', 'unit_rows', 'round
            'inner_products', 'in_chunks', 'soft_labels', 'top_soft_labels', 'MetaPrototypes', 'refine_subset', 'refine']
 
 # %% ../nbs/07_prototypes.ipynb #f66c05e7
+from typing import Any, overload
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import expect
+from .core import Array, Ids, expect
 
 # %% ../nbs/07_prototypes.ipynb #c915b082
 def check_labels(labels, features: Tensor, n_labels: float = float('inf')) -> Tensor:
@@ -176,9 +178,11 @@ class MetaPrototypes(nn.Module):
     Buffer `.centroids`, shape (K, d).
     """
 
+    centroids: Tensor  # shape (K, d), unit rows
+
     def __init__(
         self,
-        centroids,                  # shape (K, d); rows are scaled to length 1
+        centroids: Array,           # shape (K, d); rows are scaled to length 1
         momentum: float = 0.1,      # m, 0..1: the share of the old centroid that stays in an update
         temperature: float = 0.05,  # similarities are divided by it, above 0
     ):
@@ -189,19 +193,19 @@ class MetaPrototypes(nn.Module):
         self.register_buffer('centroids', unit_rows(centroids))
 
     @classmethod
-    def from_labels(cls, features, labels, **kw) -> 'MetaPrototypes':
+    def from_labels(cls, features: Array, labels: Ids, **kw: Any) -> 'MetaPrototypes':
         """From the mean of each cluster: features (n, d), labels (n,) 0..K-1, -1 = outlier.
 
         ValueError without clusters.
         """
         return cls(cluster_means(features, labels), **kw)
 
-    def similarities(self, features) -> Tensor:
+    def similarities(self, features: Array) -> Tensor:
         "Inner products (n, K) of features (n, d) with the centroids."
         return inner_products(torch.as_tensor(features), self.centroids)
 
     @torch.no_grad()
-    def update(self, features, labels, hard: bool = False) -> None:
+    def update(self, features: Array, labels: Ids, hard: bool = False) -> None:
         """Momentum update by features (n, d) with labels (n,), -1 skipped; `hard`: by the least similar image
         of each label, once.
         """
@@ -211,9 +215,23 @@ class MetaPrototypes(nn.Module):
         chosen = hardest_places((features * self.centroids[labels]).sum(1), labels) if hard else slice(None)
         self.centroids = momentum_update(self.centroids, features[chosen], labels[chosen], self.momentum)
 
+    @overload
     def annotate(
-        self, features, top_k: int | None = None, chunk: int = 4096, temperature: float | None = None
-    ):
+        self, features: Array, top_k: None = None, chunk: int = 4096, temperature: float | None = None
+    ) -> Tensor: ...
+
+    @overload
+    def annotate(
+        self, features: Array, top_k: int, chunk: int = 4096, temperature: float | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def annotate(
+        self,
+        features: Array,
+        top_k: int | None = None,
+        chunk: int = 4096,
+        temperature: float | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Soft labels (n, K) of features (n, d); with `top_k` a pair (probabilities, prototypes), each (n,
         top_k), best first.
         """

@@ -64,7 +64,7 @@ def installed(package: str) -> str | None:
 def provenance(device) -> dict:
     "Where and with what a run was made."
     names = ('mcl', 'torch', 'torchvision', 'numpy', 'scikit-learn', 'faiss-cpu')
-    packages = {name: installed(name) for name in names}
+    packages = {name: installed(name) for name in names} | dict(mcl=mcl.__version__)
     return dict(
         device=str(device),
         processes=processes()[1],

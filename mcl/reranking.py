@@ -9,8 +9,8 @@ __all__ = ['as_features', 'euclidean_blocks', 'pair_distances', 'distances_to', 
 # %% ../nbs/06b_reranking.ipynb #ddcc6c09
 import numpy as np
 import torch
-from numba import njit
 
+from .core import Array, njit
 from .features import in_parallel
 from .jaccard import average_rows, neighbourhoods, stack, transpose
 
@@ -124,9 +124,9 @@ def encode(
     pointers, columns = neighbourhoods(items[:, : k1 + 1].copy(), k1)
     weights = set_weights(features.cpu().numpy(), farthest, pointers, columns)
     if k2 > 1:
-        near = min(k2, len(items))
+        near, table = min(k2, len(items)), (pointers, columns, weights)
         pointers, columns, weights = stack(
-            in_parallel(lambda a, b: average_rows(pointers, columns, weights, items, near, a, b), len(items))
+            in_parallel(lambda a, b: average_rows(*table, items, near, np.arange(a, b)), len(items))
         )
     return (pointers, columns, weights), farthest
 
@@ -178,8 +178,8 @@ def rerank_blocks(
 
 # %% ../nbs/06b_reranking.ipynb #0de2cdb5
 def rerank(
-    query_features,
-    gallery_features,  # (q, d) and (g, d), NumPy or torch, L2-normalised or not
+    query_features: Array,
+    gallery_features: Array,  # (q, d) and (g, d), NumPy or torch, L2-normalised or not
     k1: int = 20,
     k2: int = 6,
     lambda_value: float = 0.3,  # as in `rerank_blocks`

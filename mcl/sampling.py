@@ -13,8 +13,9 @@ from itertools import cycle
 from typing import Sequence
 
 import numpy as np
+from torch.utils.data import BatchSampler
 
-from .core import as_ids, as_numpy, expect, times_seen
+from .core import Array, Ids, as_ids, as_numpy, expect, times_seen
 
 # %% ../nbs/04_sampling.ipynb #6e27a713
 def clock(
@@ -91,7 +92,8 @@ def batch_plan(
     p: int,              # labels per batch
 ) -> list[list[int]]:    # per batch, the group that each place is drawn from
     "Round robin over the groups until every label had its turn."
-    p, n_groups, drawn, plan = min(p, sum(counts)), len(counts), np.zeros(len(counts), int), []
+    p, n_groups, drawn = min(p, sum(counts)), len(counts), np.zeros(len(counts), int)
+    plan: list[list[int]] = []
     while (drawn < counts).any():
         shift = len(plan) * min(p, n_groups - 1)
         turns = [
@@ -111,8 +113,11 @@ def labels_by_group(
     return list(images_by_label(group_of_label).values())
 
 # %% ../nbs/04_sampling.ipynb #a54c9e41
-class PKSampler:
-    "P labels times K images, batch after batch; a batch draws from as many groups of labels as possible."
+class PKSampler(BatchSampler):
+    """P labels times K images, batch after batch; a batch draws from as many groups of labels as possible.
+
+    A `BatchSampler` of torch: `DataLoader(store, batch_sampler=sampler)`.
+    """
 
     advice = 'Every label is -1, or too small.'
 
@@ -129,6 +134,7 @@ class PKSampler:
         )
         self.groups = labels_by_group(self.images, groups)
         self.plan = batch_plan(np.array([len(group) for group in self.groups]), operator.index(p))
+        self.batch_size, self.drop_last = self.k * len(self.plan[0]), False  # other libraries ask for these
 
     def batches(self, number: int) -> Iterator[list[int]]:
         "The batches of pass `number`: image indices, the K images of a label side by side."
@@ -142,8 +148,8 @@ class PKSampler:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[list[int]]:
-        self.passes += 1
-        return self.batches(self.passes - 1)
+        self.passes += 1  # at the first batch, for a DataLoader makes iterators that it does not use
+        yield from self.batches(self.passes - 1)
 
     def forever(self) -> Iterator[list[int]]:
         "Batches without end."
@@ -163,10 +169,10 @@ class IdentitySampler(PKSampler):
 
     def __init__(
         self,
-        labels,         # pseudo labels, shape (n,), -1 = outlier
-        p: int,         # labels per batch (all of them, where there are fewer)
-        k: int,         # images per label
-        camids=None,    # camera ids, shape (n,): a label's images then come from as many cameras as possible
+        labels: Ids,  # pseudo labels, shape (n,), -1 = outlier
+        p: int,  # labels per batch (all of them, where there are fewer)
+        k: int,  # images per label
+        camids: Ids | None = None,  # cameras, shape (n,): a label's images come from as many as possible
         seed: int = 0,  # of the shuffling
     ):
         labels = as_ids(labels, 'labels')
@@ -196,12 +202,12 @@ class CrossSetSampler(PKSampler):
 
     def __init__(
         self,
-        soft_labels,  # (n, K) soft labels of the images of X2..XN, or (n,) nearest prototypes, -1 = left out
-        subset_ids,  # subset of every image, shape (n,)
+        soft_labels: Array | Ids,  # (n, K) soft labels of X2..XN, or (n,) nearest prototypes, -1 = left out
+        subset_ids: Ids,  # subset of every image, shape (n,)
         p: int,  # labels per batch (all of them, where there are fewer)
         k: int,  # images per label
         seed: int = 0,  # of the shuffling
-        camids=None,  # camera ids, shape (n,): a label's images then come from as many cameras as possible
+        camids: Ids | None = None,  # cameras, shape (n,): a label's images come from as many as possible
         min_images: int = 2,  # labels with fewer are never drawn: an anchor needs a positive
     ):
         super().__init__(

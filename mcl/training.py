@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from accelerate.tracking import GeneralTracker
 from tqdm.auto import tqdm
 
 from .clustering import cluster
@@ -191,7 +192,7 @@ def train(
     stores: Stores | None = None,       # decoded images, when several runs share them
     device: torch.device | str = 'cpu',
     progress: bool = True,              # show a bar
-    log_to: str | None = None,          # 'tensorboard': curves in run_dir, see `curves`
+    log_to: str | GeneralTracker | None = None,  # tracker of its curves, such as 'tensorboard', see `curves`
 ) -> Run:
     """Train by `config.method` and evaluate.
 
@@ -203,13 +204,13 @@ def train(
     progress = progress and processes()[0] == 0
     with only_here(run_dir):
         state = open_run(config, run_dir, resume, device)
-        data = on_main(check_data, run_dir, dataset, begun=bool(state.history))
         stores = stores or open_stores(dataset, (config.height, config.width), progress)
         check_task(config, dataset, stores)
+        data = on_main(check_data, run_dir, dataset, begun=bool(state.history))
         steps = dict(total=config.epochs * config.steps_per_epoch,
                      initial=len(state.history) * config.steps_per_epoch)
         with (
-            curves(log_to, run_dir, state) as log,
+            curves(log_to, run_dir, state, config) as log,
             tqdm(**steps, desc=config.method, unit='step', disable=not progress) as bar,
         ):
             run_epochs(state, config, stores, run_dir, bar, log)

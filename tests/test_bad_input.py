@@ -2,24 +2,31 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import mcl
+from mcl.cli import main
 from mcl.clustering import auto_eps, eps_profile, silhouette
 from mcl.core import open_array
 from mcl.data import load_dataset, load_folder
 from mcl.images import ImageStore, decode
 from mcl.jaccard import jaccard_graph
 from mcl.losses import soft_weighted_triplet_loss
+from mcl.models import build_model, export_model
 from mcl.names import Sample, image_files
 from mcl.pedworld import render
 from mcl.prototypes import MetaPrototypes
+from mcl.report import as_page
 from mcl.shards import annotate_shards, read_shards
 from mcl.sources import FeatureFiles, prototypes_of
 from mcl.tables import read_crops, search_paths
@@ -478,3 +485,68 @@ def test_a_negative_whose_weight_is_rounding_noise_does_not_count(kind):
         labels = [0, 0, 0, 1, 1, 1]
         assert soft_weighted_triplet_loss(features, soft, [1] * 6, margin=2, labels=labels) == 0
         assert soft_weighted_triplet_loss(features, soft, [1, 1, 1, 2, 2, 2], margin=2, labels=labels) > 0.1
+
+
+def command(capsys, *words):
+    "Status of a command, and all that it says."
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    said = capsys.readouterr()
+    return ended.value.code or 0, said.out, said.err
+
+
+STRANGE = ['<b>x', '[red]x', '$x_1$', 'a\nb', '\x1b[31mred', '\x9b31m', '\u202eabc', '\udcff', '%s{0}']
+
+
+@pytest.mark.parametrize('name', STRANGE)
+def test_a_file_name_commands_no_terminal(name, crowd, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save(f'{name}.npy', crowd)
+    status, out, err = command(capsys, 'cluster', f'{name}.npy', f'{name}-labels.npy')
+    assert status == 0 and len(np.load(f'{name}-labels.npy')) == len(crowd)
+    shown = (out + err).replace('\n', '').replace('\r', '')
+    assert shown.isprintable() and 'clusters' in out
+    status, out, err = command(capsys, 'cluster', f'{name}-nowhere.npy', 'labels.npy')
+    assert status == 2 and len(err.splitlines()) == 1 and err.strip().isprintable()
+
+
+@pytest.mark.parametrize('content', [b'PK\x03\x04', b'PK\x05\x06' + bytes(18), b"\x93NUMPY\x01\0\x04\0{'a\n"])
+def test_what_is_named_like_an_array_and_is_none(content, tmp_path):
+    (tmp_path / 'a.npy').write_bytes(content)
+    with pytest.raises(ValueError, match='a.npy cannot be read'):
+        open_array(tmp_path / 'a.npy')
+
+
+@pytest.mark.parametrize('height', [-5, 0, 10**9])
+def test_a_network_for_images_that_cannot_be(height, tmp_path):
+    with pytest.raises(ValueError, match='each 1 to 4096'):
+        export_model(build_model('small', None), tmp_path / 'm.pt2', (height, 32))
+
+
+def test_labels_that_are_only_read_draw_no_warning(crowd, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save('f.npy', crowd)
+    np.save('l.npy', np.arange(len(crowd)) // 20)
+    status, out, err = command(capsys, 'annotate', 'f.npy', 'l.npy', 'soft.npz')
+    assert status == 0 and 'mcl:' not in err
+
+
+def test_a_package_and_a_home_that_cannot_be_written(crowd, tmp_path):
+    package = Path(mcl.__file__).parent
+    shutil.copytree(package, tmp_path / 'mcl', ignore=shutil.ignore_patterns('__pycache__'))
+    for place in (tmp_path / 'mcl' / '__pycache__', tmp_path / 'home'):
+        place.write_text('a file, so no folder can be made here')
+    np.save(tmp_path / 'f.npy', crowd)
+    home = str(tmp_path / 'home')
+    environment = {**os.environ, 'PYTHONPATH': str(tmp_path), 'HOME': home, 'XDG_CACHE_HOME': f'{home}/cache'}
+    environment.pop('NUMBA_CACHE_DIR', None)
+    words = [sys.executable, '-m', 'mcl', 'cluster', 'f.npy', 'l.npy']
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and len(np.load(tmp_path / 'l.npy')) == len(crowd), done.stderr
+    assert done.stderr.count('NUMBA_CACHE_DIR') == 1 and 'Traceback' not in done.stderr
+
+
+def test_a_name_with_markup_is_text_in_a_report():
+    script = '<script>alert(1)</script>'
+    page = as_page(script, {script: {script: script}}, {})
+    assert '<script>' not in page and page.count('&lt;script&gt;') == 5

@@ -21,12 +21,14 @@ from mcl.distributed import (
     network_of,
     on_main,
     processes,
+    share_out,
     shared_features,
 )
 from mcl.epoch import Batches, phase_one_step
 from mcl.images import open_stores
 from mcl.models import build_model, extract_features, shipped_weights
 from mcl.prototypes import MetaPrototypes
+from mcl.pseudo_labels import cluster_sets
 from mcl.sources import save_prototypes
 from mcl.training import train
 
@@ -57,12 +59,21 @@ def one_step(stores):
     )
 
 
-def complaint(function):
-    "What `on_main` makes of an error, in every process."
+def complaint(function, call=lambda function: function()):
+    "What becomes of an error, in every process."
     try:
-        on_main(function)
-    except ValueError as error:
+        call(function)
+    except (ValueError, ZeroDivisionError) as error:
         return str(error)
+
+
+def window_labels():
+    "Labels of three windows of different lengths, some images left out."
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(20, 16))[rng.integers(20, size=330)] + 0.4 * rng.normal(size=(330, 16))
+    features = torch.nn.functional.normalize(torch.tensor(rows, dtype=torch.float32))
+    windows = np.split(rng.permutation(350)[:330], [60, 170])
+    return torch.from_numpy(cluster_sets(features, windows, 350, TrainConfig(k1=8, k2=3, p=4)))
 
 
 def work(worlds, folder):
@@ -74,7 +85,10 @@ def work(worlds, folder):
     found = dict(
         features=shared_features(build_model('small'), stores.train),
         step=one_step(stores),
-        error=complaint(lambda: int('nothing')),
+        error=complaint(lambda: int('nothing'), on_main),
+        shared=share_out(lambda piece: processes()[0], 5),
+        windows=window_labels(),
+        lost_piece=complaint(lambda: share_out(lambda piece: 1 // (piece - 1), 4)),
     )
     run = train(CONFIG, tiny, Path(folder) / 'run', stores=stores)
     torch.save(
@@ -164,6 +178,15 @@ def test_both_processes_end_with_one_network(two):
 
 def test_an_error_of_the_main_process_reaches_the_other(two):
     assert all('nothing' in found['error'] for found in two[0])
+
+
+def test_windows_are_clustered_side_by_side_with_the_labels_of_one_process(two):
+    alone = window_labels()
+    assert alone.max() > 20
+    for found in two[0]:
+        assert found['shared'] == [0, 1, 0, 1, 0]
+        assert torch.equal(found['windows'], alone)
+        assert 'zero' in found['lost_piece']
 
 
 def test_only_the_main_process_writes_and_shows_a_bar(two, one):

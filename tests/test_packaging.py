@@ -1,6 +1,7 @@
 """What a user of the installed package gets, and what they must not need."""
 import ast
 import configparser
+import inspect
 import os
 import re
 import subprocess
@@ -130,6 +131,10 @@ def test_clustering_needs_no_package_of_an_extra(tmp_path):
     done = python('-c', program, 'train', '--run-dir', tmp_path / 'run')
     assert done.returncode == 2 and "pip install 'mcl-reid[" in done.stderr.splitlines()[-1]
     assert 'Traceback' not in done.stderr
+    for name, extra in (('ImageStore', 'train'), ('JaccardDBSCAN', 'train'), ('from_pretrained', 'train')):
+        use = program.replace('from mcl.cli import main\nmain(sys.argv[1:])', f'from mcl import {name}')
+        done = python('-c', use)
+        assert done.returncode == 1 and f"run `pip install 'mcl-reid[{extra}]'`" in done.stderr, done.stderr
 
 
 def test_public_names_are_what_the_page_says():
@@ -140,6 +145,40 @@ def test_public_names_are_what_the_page_says():
         assert getattr(mcl, name) is not None
     with pytest.raises(AttributeError, match='API.md'):
         getattr(mcl, 'nothing')  # noqa: B009
+
+
+def functions_of(value):
+    "A public function, or the public methods of a public class."
+    if inspect.isfunction(value):
+        yield inspect.unwrap(value)
+    elif inspect.isclass(value):
+        for name, method in vars(value).items():
+            method = getattr(method, '__func__', getattr(method, 'fget', method))
+            own = inspect.isfunction(method) and method.__module__.startswith('mcl.')
+            if own and (name == '__init__' or not name.startswith('_')):
+                yield method
+
+
+@pytest.mark.parametrize('name', list(mcl.PUBLIC))
+def test_public_signatures_are_annotated(name):
+    for function in functions_of(getattr(mcl, name)):
+        signature = inspect.signature(inspect.unwrap(function))
+        bare = [
+            place.name
+            for place in signature.parameters.values()
+            if place.annotation is place.empty and place.name not in ('self', 'cls')
+        ]
+        assert not bare, f'{function.__qualname__}: {bare}'
+        if function.__name__ != '__init__':
+            assert signature.return_annotation is not signature.empty, function.__qualname__
+
+
+def test_a_type_checker_sees_the_public_names():
+    tree = ast.parse((ROOT / 'mcl' / '__init__.py').read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    assert ast.unparse(block.test) == 'TYPE_CHECKING'
+    seen = {alias.asname: line.module for line in block.body for alias in line.names}
+    assert seen == {name: f'mcl.{module}' for name, module in mcl.PUBLIC.items()}
 
 
 def test_python_minus_m_is_the_command():

@@ -1,5 +1,6 @@
 """What leaves a run: curves, features, an exported network, a search."""
 
+import csv
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from mcl.config import TrainConfig
 from mcl.evaluation import search
 from mcl.images import ImageStore, normalise
 from mcl.models import build_model, export_model, extract_features, save_weights
+from mcl.pretrained import from_pretrained
 from mcl.training import train
 
 SHORT = dict(epochs=2, steps_per_epoch=4, p=6, n_subsets=2, k1=10, k2=3)
@@ -92,7 +94,7 @@ def test_curves_change_nothing(tiny, tiny_stores, tmp_path):
 
 
 def test_a_missing_extra_is_named_before_anything_is_written(tiny, tiny_stores, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    monkeypatch.setitem(sys.modules, 'tensorboard', None)
     with pytest.raises(ImportError, match=r"pip install 'mcl-reid\[tensorboard\]'"):
         train(
             TrainConfig(**SHORT),
@@ -149,8 +151,86 @@ def test_an_exported_network_agrees(weights, tiny_stores, tmp_path):
         images = normalise(tiny_stores.query.batch(list(range(n))))
         with torch.inference_mode():
             torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=0)
+    for name in ('model.pth', 'none/model.pt2'):
+        done = mcl('export', weights, tmp_path / name)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and 'model.p' in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ['model.pt2']
+
+
+def test_an_onnx_file_agrees_for_any_batch(weights, tiny_stores, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
     done = mcl('export', weights, tmp_path / 'model.onnx')
-    assert done.returncode == 2 and '.pt2' in done.stderr
+    assert done.returncode == 0 and [p.name for p in tmp_path.iterdir()] == ['model.onnx'], done
+    session = onnxruntime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
+    model = build_model('small').eval()
+    for n in (1, 3, 40):
+        images = normalise(tiny_stores.query.batch(list(range(n))))
+        (features,) = session.run(None, {'images': images.numpy()})
+        with torch.inference_mode():
+            torch.testing.assert_close(torch.from_numpy(features), model(images), atol=1e-5, rtol=0)
+
+
+def test_a_missing_onnx_is_named_and_nothing_is_written(weights, tmp_path):
+    program = """
+import sys
+sys.modules['onnxscript'] = None
+from mcl.cli import main
+main(sys.argv[1:])
+"""
+    words = [sys.executable, '-c', program, 'export', weights, tmp_path / 'model.onnx']
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith("`pip install 'mcl-reid[onnx]'`")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_saved_run_is_used_wherever_weights_are(tiny, tiny_stores, tmp_path):
+    config = TrainConfig(**{**SHORT, 'epochs': 1})
+    run = train(config, tiny, tmp_path / 'run', stores=tiny_stores, progress=False)
+    done = mcl('export', 'run', 'net', cwd=tmp_path)
+    assert done.returncode == 0, done
+    assert {p.name for p in (tmp_path / 'net').iterdir()} == {'README.md', 'config.json', 'model.safetensors'}
+    card = (tmp_path / 'net' / 'README.md').read_text()
+    assert f'{run.record["mAP"]:.2f}' in card and str(run.record['images_seen']) in card
+    network = from_pretrained(tmp_path / 'net')
+    assert network.size == (64, 32) and not network.training
+    pairs = zip(network.state_dict().values(), run.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    crops = tiny.query[0].path.parent
+    for place in ('run', 'net', 'net/model.safetensors', 'source'):
+        done = mcl('features', place, crops, f'{place[:3]}{len(place)}.npy', cwd=tmp_path)
+        assert done.returncode == 0, done
+    rows = [np.load(tmp_path / name) for name in ('run3.npy', 'net3.npy', 'net21.npy', 'sou6.npy')]
+    assert np.array_equal(rows[0], rows[1]) and np.array_equal(rows[0], rows[2])
+    assert not np.array_equal(rows[0], rows[3])
+    done = mcl('features', 'nett', crops, 'f.npy', cwd=tmp_path)
+    assert done.returncode == 2 and 'nett' in done.stderr and 'Traceback' not in done.stderr
+    done = mcl('export', 'run', 'run', cwd=tmp_path)
+    assert done.returncode == 2 and 'run holds other files' in done.stderr
+
+
+@pytest.mark.parametrize('name', ['csv', 'wandb', 'mlflow'])
+def test_other_trackers_see_the_curves(tiny, tiny_stores, tmp_path, monkeypatch, name):
+    if name != 'csv':
+        pytest.importorskip(name)
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/mlflow.db')
+    folder = tmp_path / 'mine'
+    run = train(TrainConfig(**SHORT), tiny, folder, stores=tiny_stores, progress=False, log_to=name)
+    losses = [row['loss'] for row in run.history]
+    if name == 'csv':
+        rows = list(csv.DictReader((folder / 'curves.csv').open()))
+        assert [int(row['epoch']) for row in rows] == [0, 1]
+        assert np.allclose([float(row['losses/loss']) for row in rows], losses)
+    elif name == 'wandb':
+        assert list((folder / 'wandb').glob('offline-run-*/*.wandb'))
+    else:
+        import mlflow
+
+        (found,) = mlflow.search_runs(experiment_names=['mcl'], output_format='list')
+        values = mlflow.MlflowClient().get_metric_history(found.info.run_id, 'losses/loss')
+        assert [(v.step, v.value) for v in values] == [*enumerate(losses)]
+        assert found.info.run_name == 'mine' and found.data.params['n_subsets'] == '2'
 
 
 def test_resnet50_is_exported_too(tmp_path):

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import branches
 import nbformat
 from nbconvert import MarkdownExporter
 from openings import openings
@@ -106,6 +107,9 @@ def main() -> int:
         problems.append('API.md differs from the docstrings: run `make export`')
     if (ROOT / 'README.md').read_text(encoding='utf-8') != readme():
         problems.append('README.md differs from nbs/index.ipynb: run `make export`')
+    page = branches.PAGE.read_text(encoding='utf-8')
+    if page != branches.filled(page):
+        problems.append('CONTRIBUTING.md differs from figures/results/coverage.json: run `make coverage`')
     print('\n'.join(problems) or 'exported code, notebooks and README are in step')
     return bool(problems)
 

@@ -101,7 +101,8 @@ def read_entry(node, name: str, source: str, comments: dict) -> Entry:
         entry.table = field_rows(node, comments) + arguments
         if start:
             entry.signature += '\n' + signature(start[0], name)
-        public = [n for n in functions if not n.name.startswith('_')]
+        whole = [n for n in functions if 'overload' not in map(unparse, n.decorator_list)]
+        public = [n for n in whole if not n.name.startswith('_')]
         entry.methods = [read_entry(n, f'{name}.{n.name}', source, comments) for n in public]
     return entry
 
