@@ -227,7 +227,7 @@ def tone_curve(
     haze: float,     # brightness of black
     gamma: float,
 ) -> np.ndarray:     # float32 (1025,); entry i answers to brightness i / 640
-    "What brightness becomes; highlights bend softly."
+    "What becomes of brightness; highlights are compressed softly."
     tone = np.empty(1025, np.float32)
     for i in range(1025):
         value = i / 640

@@ -42,7 +42,7 @@ def whole_command(
 
 
 def say(text: str) -> None:
-    "Print in the main process: of several, only one speaks."
+    "Print once, from the main process, however many processes there are."
     from mcl.distributed import processes
 
     if processes()[0] == 0:

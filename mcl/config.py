@@ -266,7 +266,7 @@ WORDS = {
 
 
 def read_value(text: str, usual):
-    "A value of the type of `usual`. ValueError where the text is none."
+    "A value of the type of `usual`; ValueError where the text does not give one."
     if isinstance(usual, bool):
         expect(text.lower() in WORDS, f'expected true or false, not {text!r}')
         return WORDS[text.lower()]

@@ -16,6 +16,7 @@ import pandas as pd
 
 from .costs import METHOD_ORDER, images_read
 from .results import PairedDifference, group_columns, need_columns, paired_difference, summarise
+from .variant_names import variant_label
 
 # %% ../nbs/15b_cost_tables.ipynb #597e759a
 def relative_to(
@@ -70,8 +71,8 @@ def cost_table(
     n_boot: int = 10_000,                   # resamples
     seed: int = 0,                          # of the resampling
 ) -> pd.DataFrame:                          # by, n, mAP, mAP_low, mAP_high and COST_COLUMNS, means over runs
-    """Accuracy and costs, one row per method (fraction, subsets, variant) in METHOD_ORDER; a cost nobody
-    recorded is NaN.
+    """Accuracy and costs, one row per method (fraction, subsets, variant) in METHOD_ORDER; a cost that
+    was not recorded is NaN.
     """
     by = group_columns(runs, by)
     table = summarise(runs, by, n_boot=n_boot, seed=seed).rename(
@@ -137,7 +138,7 @@ def readable(
     clusters = lambda row, text: '–' if row.method == 'supervised' else text
     columns = {'method': [row.method for row in rows]}
     if 'variant' in table and (table.variant != table.method).any():
-        columns['variant'] = [row.variant for row in rows]
+        columns['variant'] = [variant_label(row.variant) for row in rows]
     if 'fraction' in table:
         columns['images clustered'] = [clustered_text(row) for row in rows]
     columns.update(

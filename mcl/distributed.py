@@ -25,8 +25,8 @@ from .models import ReIDNet, extract_features
 # %% ../nbs/10b_distributed.ipynb #09bc7968
 def processes() -> tuple[int, int]:  # number of this process, from 0, the main one; and how many there are
     "Place of this process among those that train together; (0, 1) for one that trains alone."
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if several else (0, 1)
 
 # %% ../nbs/10b_distributed.ipynb #4e292f29
 def process_rows(

@@ -152,14 +152,14 @@ def in_parallel(
 ) -> list:              # results in row order
     "Call `work` on consecutive ranges of rows on all granted cores; it should spend its time outside Python."
     spans = [(start, min(start + step, n)) for start in range(0, n, step)]
-    results, todo, stopped = [None] * len(spans), iter(range(len(spans))), threading.Event()
+    results, pending, stopped = [None] * len(spans), iter(range(len(spans))), threading.Event()
 
     def until_done(bar):
         try:
-            for t in todo:
+            for number in pending:
                 if stopped.is_set():
                     return
-                results[t] = work(*spans[t])
+                results[number] = work(*spans[number])
                 bar.update()
         except BaseException:
             stopped.set()

@@ -248,18 +248,18 @@ def random_boxes(
     n: int,
     h: int,
     w: int,                     # number of boxes, height and width of the image
-    draw: Callable,             # draw(*shape) -> uniform numbers in 0..1
+    uniform: Callable,          # uniform(*shape) -> uniform numbers in 0..1
 ) -> tuple[torch.Tensor, ...]:  # top, bottom, left, right, each (n, 1)
     """Boxes of 2 to 40 % of the image and aspect ratio 0.3 to 3.3: the first of ten tries that fits, else the
     last, cut.
     """
-    area, ratio = (0.02 + 0.38 * draw(n, 10)) * h * w, 0.3 ** (2 * draw(n, 10) - 1)
+    area, ratio = (0.02 + 0.38 * uniform(n, 10)) * h * w, 0.3 ** (2 * uniform(n, 10) - 1)
     height, width = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (height < h) & (width < w)
     fits[:, -1] = True
     first = fits.byte().argmax(1, keepdim=True)
     height, width = (side.gather(1, first).clamp(1, most) for side, most in ((height, h), (width, w)))
-    top, left = (draw(n, 1) * (h - height + 1)).floor(), (draw(n, 1) * (w - width + 1)).floor()
+    top, left = (uniform(n, 1) * (h - height + 1)).floor(), (uniform(n, 1) * (w - width + 1)).floor()
     return top, top + height, left, left + width
 
 # %% ../nbs/02d_images.ipynb #48846bad
@@ -306,11 +306,12 @@ def augment_batch(
     b, (h, w) = of or len(images), images.shape[2:]
     padding = default_padding(h) if padding is None else padding
 
-    def draw(*shape):
+    def uniform(*shape):
         return torch.rand(shape, generator=generator, device=generator.device if generator else 'cpu').cpu()
 
-    corners, mirror, erase = (draw(b, 2) * (2 * padding + 1)).long(), draw(b) < flip, draw(b, 1) < erasing
-    boxes = torch.cat(random_boxes(b, h, w, draw), dim=1).long() * erase
+    corners = (uniform(b, 2) * (2 * padding + 1)).long()
+    mirror, erase = uniform(b) < flip, uniform(b, 1) < erasing
+    boxes = torch.cat(random_boxes(b, h, w, uniform), dim=1).long() * erase
     out = cut_and_fill(
         images.cpu().numpy(), padding, *(numbers[part].numpy() for numbers in (corners, mirror, boxes))
     )

@@ -82,12 +82,12 @@ def pair_masks(
 ) -> tuple[Tensor, Tensor, Tensor]:  # positive, negative, of one subset: bool, each (n, n)
     "A positive has the same subset and label, and is another image; a negative has another subset or label."
     used = (labels >= 0)[:, None] & (labels >= 0)
-    together = subset_ids[:, None] == subset_ids
-    same = together & (labels[:, None] == labels)
+    same_subset = subset_ids[:, None] == subset_ids
+    same = same_subset & (labels[:, None] == labels)
     return (
         same & used & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device),
         ~same & used,
-        together,
+        same_subset,
     )
 
 # %% ../nbs/08_losses.ipynb #2cc2352d
@@ -103,11 +103,11 @@ def soft_weighted_triplet_loss(
     "L_sw_tri, our reading: triplets with the closest negative, weighted by the agreement of soft labels."
     expect(across in ('certain', 'soft'), f"across is {across!r}; expected 'certain' or 'soft'.")
     labels = check_labels(soft_labels.argmax(1) if labels is None else labels, features)
-    positive, negative, together = pair_masks(labels, check_labels(subset_ids, features))
+    positive, negative, same_subset = pair_masks(labels, check_labels(subset_ids, features))
     apart = distances(features)
     closest = apart.detach().masked_fill(~negative, float('inf')).argmin(1, keepdim=True)
     alike = agreement(soft_labels).to(apart) if weighted else positive.to(apart)
-    doubt = alike if across == 'soft' else alike * together
+    doubt = alike if across == 'soft' else alike * same_subset
     trust = 1 - doubt.gather(1, closest)
     noise = 16 * torch.finfo(agreement(soft_labels[:0]).dtype).eps
     trust = trust * (trust > noise)  # less is rounding: the negative may be the same person

@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from .costs import METHOD_ORDER
+from .variant_names import variant_id
 
 # %% ../nbs/15_results.ipynb #4483af25
 TEXT_COLUMNS = ('study', 'world', 'method', 'split', 'device', 'versions', 'commit', 'started')
@@ -55,7 +56,9 @@ def read_study(
         raise ValueError(f'{path} is not valid JSON ({error}). Delete it and run the study again.') from error
     study = content if isinstance(content, dict) else {'runs': content}
     check_records(study.get('runs'), path)
-    return [{**{key: study.get(key) for key in ('study', 'world')}, **run} for run in study['runs']]
+    once = {key: study.get(key) for key in ('study', 'world')}
+    runs = [{**once, **run} for run in study['runs']]
+    return [{**run, 'variant': variant_id(run['variant'])} if 'variant' in run else run for run in runs]
 
 # %% ../nbs/15_results.ipynb #c521db4d
 def result_files(
@@ -78,7 +81,7 @@ def result_files(
 def load_runs(
     path: str | Path | Sequence,  # a result file, a folder of them, or a list of files
 ) -> pd.DataFrame:                # one row per run, columns as in the records, numbers as float64
-    "Runs of one or more result files in one table; kind errors for what is missing or cannot be read."
+    "Runs of one or more result files in one table; errors name what is missing or cannot be read."
     runs = pd.DataFrame([run for file in result_files(path) for run in read_study(file)])
     for column in runs.columns.difference(TEXT_COLUMNS):
         if not runs[column].map(lambda v: isinstance(v, (dict, list, str))).any():

@@ -52,9 +52,9 @@ def deal_spells(
     "The busy spell of the day in which each person comes; each spell gets about as many images."
     n = len(images)
     rounds = -(-n // N_SPELLS)
-    deal = np.concatenate([rng.permutation(N_SPELLS) for _ in range(rounds)])[:n]
+    in_turn = np.concatenate([rng.permutation(N_SPELLS) for _ in range(rounds)])[:n]
     spell = np.empty(n, int)
-    spell[np.argsort(-images, kind='stable')] = deal
+    spell[np.argsort(-images, kind='stable')] = in_turn
     return spell
 
 # %% ../nbs/01b_schedule.ipynb #0b06c437

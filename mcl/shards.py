@@ -25,7 +25,7 @@ from .sources import FeatureFiles, annotate_rows, load_prototypes, save_prototyp
 
 # %% ../nbs/13b_shards.ipynb #f789ae9d
 def differences(begun: dict, now: dict, prefix: str = '') -> list[str]:
-    "Settings in which two manifests differ, in words; paths, and what only one of them has, aside."
+    "Settings in which two manifests differ, in words; paths and settings that only one has do not count."
     found = []
     for key in now.keys() & begun.keys() - {'path'}:
         if isinstance(now[key], dict) and isinstance(begun[key], dict):

@@ -164,8 +164,8 @@ def test_the_first_epoch_has_the_same_pseudo_labels_and_the_run_the_same_accurac
     for key in ('n_clusters', 'outlier_rate', 'pseudo_label_ari', 'steps'):
         assert ours[key] == theirs[key], key
     for key in ('loss', 'polish_loss'):
-        assert abs(ours[key] - theirs[key]) < 0.01 * ours[key], key
-    assert abs(one.record['mAP'] - two[0][0]['mAP']) < 5
+        assert abs(ours[key] - theirs[key]) < 0.001 * ours[key], key
+    assert abs(one.record['mAP'] - two[0][0]['mAP']) < 0.5
 
 
 def test_both_processes_end_with_one_network(two):

@@ -137,11 +137,9 @@ def rows_of(config, network, model, store, camids, pids):
 def main():
     rows, worlds = [], {}
     shown = {
-        'mcl 1/4': 'mcl',
-        'mcl, L_sc only': 'mcl, L_sc only',
-        'mcl, L_sw_tri only': 'mcl, L_sw_tri only',
-        'mcl, no polish loss': 'mcl, no polish loss',
-    }
+        'mcl_1_of_4': 'mcl',
+        **{v: v for v in ('mcl_consistency_only', 'mcl_triplet_only', 'mcl_no_polish_loss')},
+    }  # variants, and what the network is called
     for run in study_runs('fractions', 'desk') + study_runs('ablations', 'desk'):
         if run.variant in shown and (RUNS / run.folder / 'model.safetensors').exists():
             worlds.setdefault(run.world, {})[shown[run.variant]] = run
@@ -150,7 +148,7 @@ def main():
         dataset = load_dataset(world, root=RUNS / 'worlds')
         store = ImageStore(dataset.train, (config.height, config.width), progress=False)
         networks = {
-            'before training': build_model(config.arch, config.weights).eval(),
+            'untrained': build_model(config.arch, config.weights).eval(),
             **{name: load_model(RUNS / run.folder, config.arch) for name, run in runs.items()},
         }
         for network, model in networks.items():

@@ -135,10 +135,11 @@ def draw_idea() -> Picture:
 
 # --- what was found -----------------------------------------------------------------------------------------
 
-BOTH_CHANGES = 'mcl_plus, L_sw_tri at 3 and all trusted'
-SHOWN = {'16 of 16': 'per_subset, 16 of 16 windows', BOTH_CHANGES: 'mcl_plus with both changes, 1 of 4',
+BOTH_CHANGES = 'mcl_plus_both_changes'
+SHOWN = {'per_subset_16_of_16': 'per_subset, 16 of 16 windows',
+         BOTH_CHANGES: 'mcl_plus with both changes, 1 of 4',
          'mcl_plus': 'mcl_plus, 1 of 4', 'subset_matched': 'subset_matched, 1 of 4',
-         'mcl (the paper)': 'mcl (the paper), 1 of 4'}     # variants of the study, and what to call them
+         'mcl': 'mcl (the paper), 1 of 4'}     # variants of the study, and what to call them
 
 
 def differences(runs, rival: str) -> dict:
@@ -172,8 +173,8 @@ def draw_differences(runs) -> Picture:
     right.set_yticks([])
     for ax in (left, right):
         ax.set_ylim(len(SHOWN) - 0.5, -0.5)
-    lost = paired_difference(runs, dict(variant='mcl (the paper)'), dict(variant='subset_matched')).mean
-    won = paired_difference(runs, dict(variant='16 of 16'), dict(variant='full')).mean
+    lost = paired_difference(runs, dict(variant='mcl'), dict(variant='subset_matched')).mean
+    won = paired_difference(runs, dict(variant='per_subset_16_of_16'), dict(variant='full')).mean
     title = f'{won:+.1f} points for clustering window by window, {lost:+.1f} for the annotation of mcl'
     figure.suptitle(f'{title} ({runs.world.nunique()} worlds, 95 % intervals)', fontsize=11)
     return figure
