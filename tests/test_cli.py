@@ -96,10 +96,10 @@ def test_nan_features_are_named_and_nothing_is_written(tmp_path):
 def test_rows_of_any_length_are_clustered_on_demand_and_the_message_says_how(tmp_path):
     np.save(tmp_path / 'f.npy', 3 * features())
     assert '--normalise' in refused('cluster', 'f.npy', 'l.npy', cwd=tmp_path)
-    done = mcl('cluster', 'f.npy', 'l.npy', '--k1', 8, '--normalise', '--method', 'dbscan', cwd=tmp_path)
+    done = mcl('cluster', 'f.npy', 'l.npy', '--k1', 8, '--normalise', '--clusterer', 'dbscan', cwd=tmp_path)
     assert '10 clusters' in done.stdout, done
     assert 'leiden' in refused(
-        'cluster', 'f.npy', 'l.npy', '--normalise', '--method', 'agglomerative', cwd=tmp_path
+        'cluster', 'f.npy', 'l.npy', '--normalise', '--clusterer', 'agglomerative', cwd=tmp_path
     )
 
 
@@ -150,7 +150,7 @@ def test_unknown_names_list_the_known_ones(tmp_path):
 def test_an_existing_folder_is_not_overwritten(tmp_path):
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.txt').write_text('years of work')
-    assert 'mine' in refused('pedworld', 'tiny', '--root', 'mine', cwd=tmp_path)
+    assert 'mine' in refused('pedworld', 'tiny', '--output', 'mine', cwd=tmp_path)
     assert [p.name for p in (tmp_path / 'mine').iterdir()] == ['thesis.txt']
 
 
