@@ -39,7 +39,9 @@ setup(
     ],
     license='Apache-2.0',
     packages=find_packages(include=['mcl', 'mcl.*']),
-    package_data={'mcl': ['py.typed', 'weights/*.safetensors', 'weights/*.json', 'reference/*.csv', 'templates/*']},
+    package_data={
+        'mcl': ['py.typed', 'weights/*.safetensors', 'weights/*.json', 'reference/*.csv', 'templates/*']
+    },
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=extras,

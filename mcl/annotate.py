@@ -19,6 +19,7 @@ from accelerate import PartialState
 from .core import expect, expect_one_of, open_array, save_array, write_whole
 from .distributed import on_main, processes
 from .images import ImageStore
+from .inference import fast_network
 from .models import extract_features, load_model
 from .names import Sample, walk_images
 from .prototypes import MetaPrototypes
@@ -122,11 +123,13 @@ def fingerprint(model) -> str:
 
 # %% ../nbs/13c_annotate.ipynb #761d2eb1
 def open_source(
-    path: Path, weights: Optional[Path], arch: str, size: tuple, on_error: str, device: torch.device
+    path: Path, weights: Optional[Path], arch: str, size: tuple, on_error: str, device: torch.device,
+    precision: str = 'plain',  # of the network, see `fast_network`
 ):
     "Images where there are weights, else features. Raises FileNotFoundError where there are none."
     if weights:
-        return ImageFolder(path, load_model(weights, arch).to(device), size, on_error)
+        model = fast_network(load_model(weights, arch).to(device), precision)
+        return ImageFolder(path, model, size, on_error)
     if path.is_dir() and not any(path.glob('*.npy')) and next(walk_images(path), None):
         raise ValueError(
             f'{path} holds images and no .npy file: give --weights, a run folder or weights file, to look '

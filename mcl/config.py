@@ -80,6 +80,8 @@ class TrainConfig:
     precision: str = 'float32'  # of the backbone in training: 'float32', or 'bfloat16' by torch.autocast
     compile: bool = False       # torch.compile the network: slow to start, faster on most GPUs
     evaluate_every: int = 0     # epochs between two measurements of mAP on the way; 0: at the end only
+    feature_precision: str = 'plain'  # of features in an epoch, see mcl.inference: 'fused_bfloat16' is fast
+    prefetch: bool = False      # make the next batch in a thread: the same batches, less waiting
 
     def __post_init__(self):
         check_config(self)
@@ -94,6 +96,7 @@ CHOICES = dict(
     split_by=('window', 'random'),
     clusterer=('dbscan', 'louvain', 'leiden'),
     precision=('float32', 'bfloat16'),
+    feature_precision=('plain', 'fused', 'fused_bfloat16'),
 )  # settings that are one of a few words
 
 

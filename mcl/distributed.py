@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list, gather, gather_object, reduc
 
 from .core import expect
 from .images import ImageSubset
+from .inference import fast_network
 from .models import ReIDNet, extract_features
 
 # %% ../nbs/10b_distributed.ipynb #09bc7968
@@ -163,10 +164,15 @@ def batch_features(
     return features
 
 # %% ../nbs/10b_distributed.ipynb #70e95538
-def shared_features(model: torch.nn.Module, store) -> torch.Tensor:
-    "Features (n, d) of all n images of a store, on the CPU, each process extracting its share."
+def shared_features(
+    model: torch.nn.Module,
+    store,                     # n images
+    precision: str = 'plain',  # of the network, see `fast_network`
+) -> torch.Tensor:             # (n, d)
+    "Features of all images of a store, on the CPU, each process extracting its share."
     own = np.arange(len(store))[process_rows(*processes())]
-    return gather_rows(extract_features(model, ImageSubset(store, own), progress=False), len(store))
+    network = fast_network(model, precision)
+    return gather_rows(extract_features(network, ImageSubset(store, own), progress=False), len(store))
 
 # %% ../nbs/10b_distributed.ipynb #fcf1b552
 class ProcessSum(torch.autograd.Function):

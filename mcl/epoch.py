@@ -16,6 +16,7 @@ import torch
 from .config import TrainConfig, at_epoch
 from .distributed import batch_features, gather_rows, on_main, process_rows, processes, shared_features
 from .images import ImageStore, ImageSubset
+from .loading import first
 from .losses import cluster_contrast_loss, siamese_consistency_loss, soft_weighted_triplet_loss
 from .prototypes import MetaPrototypes, refine
 from .pseudo_labels import found_labels
@@ -65,7 +66,7 @@ def epoch_labels(
     "Features of the clustered sets, their pseudo labels and the meta-prototypes built from them."
     used = np.concatenate(plan.clustered)
     with state.watch('features'):
-        features = shared_features(state.model, ImageSubset(store, used))
+        features = shared_features(state.model, ImageSubset(store, used), config.feature_precision)
     if config.method == 'supervised':
         labels = np.unique(pids, return_inverse=True)[1]
         cost = dict(clustering_peak_mib=0.0, centroid_pairs=0)
@@ -244,7 +245,8 @@ def run_phase_two(
     "Annotate X2..XN with the prototypes of phase one, then polish; returns what the row of the epoch gains."
     config, subset_ids = batches.config, plan.subset_ids[plan.annotated]
     with state.watch('features'):
-        features = shared_features(state.model, ImageSubset(batches.store, plan.annotated)).to(state.device)
+        rest = ImageSubset(batches.store, plan.annotated)
+        features = shared_features(state.model, rest, config.feature_precision).to(state.device)
     with state.watch('annotation'):
         nearest = annotate_rest(features, subset_ids, prototypes, config.refine_rounds, config.trusted_share)
     if config.label_noise:
@@ -253,7 +255,7 @@ def run_phase_two(
     if config.prototype_memory:
         settings = dict(momentum=config.momentum, temperature=config.temperature)
         memory = MetaPrototypes.from_labels(features, sampler.labels, **settings)
-    stream = batches.phase_two(labels, sampler, plan)
+    stream = first(steps, batches.phase_two(labels, sampler, plan), config.prefetch)
     losses = (phase_two_step(state.network, batch, prototypes, config, memory) for batch in stream)
     row = dict(polish_loss=optimise(state, losses, steps, bar))
     if pids is not None:
@@ -282,7 +284,7 @@ def run_epoch(
 
     state.model.train()
     batches = Batches(config, store, camids, len(state.history), state.device)
-    stream = batches.phase_one(labels)
+    stream = first(steps, batches.phase_one(labels), config.prefetch)
     losses = (phase_one_step(state.network, *batch, prototypes, config.hard_update) for batch in stream)
     row['loss'] = optimise(state, losses, steps, bar)
     if len(plan.annotated):

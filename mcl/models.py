@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from .backbones import efficientnet_backbone, resnet50_backbone, small_backbone, timm_backbone
 from .core import expect, nearest_name, write_whole
 from .images import MEAN, STD, ImageStore, normalise
+from .loading import ahead
 
 # %% ../nbs/03_models.ipynb #fdb7c793
 class GeM(nn.Module):
@@ -237,7 +238,7 @@ def extract_features(
         blocks = (store.batch(list(range(s, min(s + batch_size, len(store))))).to(device) for s in starts)
         features = [
             model(normalise(block).contiguous(memory_format=torch.channels_last)).float().cpu()
-            for block in blocks
+            for block in ahead(blocks)
         ]
     return torch.cat(features)
 

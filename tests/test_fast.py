@@ -1,0 +1,65 @@
+"""The fast ways from the command line: features by a folded network, and decoded images kept on disk."""
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mcl.cli import app
+from mcl.models import shipped_weights
+
+WEIGHTS = str(shipped_weights())
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    from mcl.data import load_dataset
+    root = tmp_path_factory.mktemp('world')
+    load_dataset('pedworld-tiny', root=root, progress=False)
+    return root
+
+
+def mcl(*words):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_fast_features_point_the_same_way(world, tmp_path):
+    for name, fast in (('plain.npy', []), ('fast.npy', ['--fast'])):
+        mcl('features', WEIGHTS, 'pedworld-tiny', tmp_path / name, '--data-dir', world, *fast)
+    plain, fast = (np.load(tmp_path / name) for name in ('plain.npy', 'fast.npy'))
+    assert fast.dtype == np.float32 and not np.array_equal(plain, fast)
+    assert (plain * fast).sum(1).min() > 0.99 and np.abs(np.linalg.norm(fast, axis=1) - 1).max() < 1e-5
+
+
+def test_fast_evaluation_ranks_as_well(world):
+    said = [mcl('evaluate', WEIGHTS, '--data-dir', world, *fast) for fast in ([], ['--fast'])]
+    plain, fast = (float(line.split('mAP ')[1].split()[0]) for line in said)
+    assert abs(plain - fast) < 1
+
+
+def test_fast_annotation_is_marked_in_the_manifest(world, tmp_path):
+    from mcl.core import save_array
+    mcl('features', WEIGHTS, 'pedworld-tiny', tmp_path / 'f.npy', '--data-dir', world)
+    save_array(tmp_path / 'l.npy', np.arange(len(np.load(tmp_path / 'f.npy'))) % 9)
+    crops = next(path for path in world.rglob('bounding_box_test'))
+    for name, fast in (('plain', []), ('fast', ['--fast'])):
+        mcl('annotate', crops, tmp_path / 'l.npy', tmp_path / name, '--weights', WEIGHTS,
+            '--features', tmp_path / 'f.npy', *fast)
+    weights = [json.loads((tmp_path / name / 'manifest.json').read_text())['source']['weights']
+               for name in ('plain', 'fast')]
+    assert weights[0] != weights[1], 'shards of one folder come from one network'
+
+
+def test_a_run_from_cached_images_equals_a_run_from_memory(world, tmp_path):
+    quick = ['train', '--data-dir', world, '--dataset', 'pedworld-tiny', '--set', 'epochs=1',
+             '--set', 'steps_per_epoch=2']
+    mcl(*quick, '--run-dir', tmp_path / 'a')
+    for name in 'bc':
+        mcl(*quick, '--run-dir', tmp_path / name, '--cache', tmp_path / 'cache')
+    files = list((tmp_path / 'cache').glob('*.images'))
+    assert len(files) == 3
+    histories = [json.loads((tmp_path / name / 'history.json').read_text()) for name in 'abc']
+    losses = [history[0]['loss'] for history in histories]
+    assert losses[0] == losses[1] == losses[2]
