@@ -7,7 +7,6 @@ __all__ = ['GOES_ON', 'pedworld_command', 'train_command', 'open_cache', 'fittin
            'report_command', 'in_one_line', 'was_interrupted', 'complain', 'close_bars', 'main']
 
 # %% ../nbs/19_cli.ipynb #cf6f62e5
-import json
 import sys
 import warnings
 from dataclasses import replace
@@ -18,13 +17,12 @@ import typer
 
 from . import network_commands  # noqa: F401  (registers evaluate and pretrain)
 from .commands import Device, accepting, app, say
-from .config import METHODS, RECIPES, TrainConfig, from_json
+from .config import METHODS, RECIPES, TrainConfig
 from mcl.core import (
     EXTRA_OF,
     expect,
     missing_package,
     printable,
-    read_record,
     write_text,
 )
 from .options import chosen_config, given, method_of, read_config, to_toml, with_options
@@ -244,13 +242,14 @@ def report_command(
     pattern: Annotated[
         Optional[str], typer.Option(help='plain folder: regular expression, as for train')
     ] = None,
+    images: Annotated[int, typer.Option(help='how many images the page shows, at most')] = 1500,
     output: Annotated[Optional[Path], typer.Option(help='page to write; default RUN_DIR/report.html')] = None,
 ):
-    """Write one HTML page about a finished run, pictures inside: training, health of the clusters, a contact
-    sheet, costs, settings.
+    """Write one HTML page about a finished run, images inside: a map and clusters to click through,
+    neighbours of every image, training, settings.
     """
     from mcl.data import load_dataset
-    from mcl.report import as_page, pictures_of
+    from mcl.report import page_of
 
     there = (run_dir / 'record.json').is_file()
     expect(
@@ -262,17 +261,14 @@ def report_command(
         dataset or data_dir,
         'give --dataset, or --data-dir for a folder of images: the report shows images of the clusters',
     )
-    record = read_record(run_dir / 'record.json')
-    settings = record.pop('config')
+    expect(images >= 1, f'--images is {images}: it must be at least 1')
     name, root = (dataset, data_dir) if dataset else (data_dir, None)
-    images = load_dataset(name, root=root, pattern=pattern, table=table)
-    pictures = pictures_of(run_dir, images, from_json(json.dumps(settings)))
-    page = as_page(
-        f"{record['method']} on {record['world']}", {'Record': record, 'Settings': settings}, pictures
-    )
+    data = load_dataset(name, root=root, pattern=pattern, table=table)
+    page = page_of(run_dir, data, images)
     output = output or run_dir / 'report.html'
     write_text(output, page)
     typer.echo(printable(f'wrote {output}'))
+    say(f'{len(page) / 2**20:.1f} MiB; it shows images of people: keep it where they are kept')
 
 # %% ../nbs/19_cli.ipynb #1d0971a8
 def in_one_line(error: BaseException) -> str:

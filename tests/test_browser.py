@@ -381,3 +381,43 @@ def test_a_notebook_is_readable_in_the_dark_theme(browser, lab):
         }).length'''
     )
     assert not see_through, 'pictures without a ground of their own: dark letters on dark'
+
+
+# --- the page of a run -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('size, dark', [(DESK, False), (DESK, True), (PHONE, False)])
+def test_the_page_of_a_run_is_clicked_through(browser, tmp_path, size, dark):
+    from test_report_page import NASTY, album
+
+    from mcl.page import as_page
+
+    (tmp_path / 'report.html').write_text(as_page('a run', {'Record': {'mAP': 1}}, {}, album(200)), 'utf-8')
+    look(browser, size, dark)
+    complaints(browser)
+    browser.get((tmp_path / 'report.html').as_uri())
+    text = lambda id: browser.execute_script(f'return document.getElementById("{id}").innerText')
+    count = lambda query: browser.execute_script(f'return document.querySelectorAll("{query}").length')
+    assert NASTY[0] in text('crop') and count('#near button') == 8 and count('#sheet button') > 10
+    before = text('crop')
+    browser.execute_script('document.querySelector("#near button").click()')
+    assert text('crop') != before
+    cluster = browser.execute_script('return document.getElementById("which").selectedIndex')
+    browser.execute_script(f'document.getElementById("{"after" if cluster == 0 else "before"}").click()')
+    assert browser.execute_script('return document.getElementById("which").selectedIndex') != cluster
+    found = browser.execute_script('''
+        const map = document.getElementById('map'), box = map.getBoundingClientRect();
+        const album = JSON.parse(document.getElementById('album').textContent);
+        const [x, y] = [album.x[77], album.y[77]].map(v => (0.03 + 0.94 * v) * map.clientWidth);
+        const where = {clientX: box.left + x, clientY: box.top + y, bubbles: true};
+        map.dispatchEvent(new MouseEvent('mousemove', where));
+        const hint = !document.getElementById('hint').hidden;
+        map.dispatchEvent(new MouseEvent('click', where));
+        const [a, b] = map.getContext('2d').getImageData(0, 0, map.width, map.height).data.reduce(
+            ([low, high], v) => [Math.min(low, v), Math.max(high, v)], [255, 0]);
+        return {hint, drawn: b > a, name: album.names[77]}''')
+    assert found['hint'] and found['drawn']
+    assert browser.execute_script('return document.documentElement.scrollWidth <= innerWidth')
+    wait_for(lambda: browser.execute_script('return [...document.images].every(i => !i.src || i.naturalWidth)'))
+    assert not complaints(browser)
+    keep(browser, f'report-{"dark" if dark else size[0]}')

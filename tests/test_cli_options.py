@@ -81,7 +81,7 @@ def test_a_name_has_one_type_in_all_commands():
                 kind = typing.get_args(parameter.annotation)[0]
                 kinds[name] |= set(typing.get_args(kind) or [kind]) - {type(None)}
     several = {name for name, types in kinds.items() if len(types) > 1}
-    assert several <= {'eps'}, several  # `mcl cluster --eps auto`
+    assert several <= {'eps', 'weights'}, several  # a number or auto; a file or the name of weights
 
 
 def test_every_option_says_what_it_is():
