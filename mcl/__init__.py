@@ -19,6 +19,8 @@ PUBLIC = {
     'save_weights': 'models',
     'save_pretrained': 'pretrained',
     'from_pretrained': 'pretrained',
+    'fast_network': 'inference',
+    'cached_stores': 'loading',
     'split_subsets': 'sampling',
     'IdentitySampler': 'sampling',
     'CrossSetSampler': 'sampling',
@@ -27,6 +29,7 @@ PUBLIC = {
     'cluster': 'clustering',
     'silhouette': 'clustering',
     'JaccardDBSCAN': 'estimator',
+    'GrowingClusters': 'update',
     'rerank': 'reranking',
     'MetaPrototypes': 'prototypes',
     'cluster_contrast_loss': 'losses',
@@ -62,6 +65,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr_
     from mcl.models import save_weights as save_weights
     from mcl.pretrained import save_pretrained as save_pretrained
     from mcl.pretrained import from_pretrained as from_pretrained
+    from mcl.inference import fast_network as fast_network
+    from mcl.loading import cached_stores as cached_stores
     from mcl.sampling import split_subsets as split_subsets
     from mcl.sampling import IdentitySampler as IdentitySampler
     from mcl.sampling import CrossSetSampler as CrossSetSampler
@@ -70,6 +75,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr_
     from mcl.clustering import cluster as cluster
     from mcl.clustering import silhouette as silhouette
     from mcl.estimator import JaccardDBSCAN as JaccardDBSCAN
+    from mcl.update import GrowingClusters as GrowingClusters
     from mcl.reranking import rerank as rerank
     from mcl.prototypes import MetaPrototypes as MetaPrototypes
     from mcl.losses import cluster_contrast_loss as cluster_contrast_loss

@@ -84,7 +84,8 @@ def health(features: torch.Tensor, sets: list, samples, config: TrainConfig) -> 
 def page_of(
     run_dir: Path,        # folder of a finished run
     dataset,              # what it was trained on, as from `load_dataset`
-    n_images: int = 1500, # images on the page, at most
+    n_images: int = 1500,  # images on the page, at most
+    progress: bool = True,  # show bars
 ) -> str:
     "An HTML page about a run: its images, its training, the health of its clusters, its record and settings."
     from mcl import curves
@@ -92,11 +93,11 @@ def page_of(
     record = read_record(run_dir / 'record.json')
     settings = record.pop('config')
     config = from_json(json.dumps(settings))
-    store = ImageStore(dataset.train, (config.height, config.width))
+    store = ImageStore(dataset.train, (config.height, config.width), progress=progress)
     sets = make_plan(config, store.samples).clustered
     members = np.concatenate(sets)
     clustered = ImageSubset(store, members)
-    features = extract_features(load_model(run_dir, config.arch), clustered)
+    features = extract_features(load_model(run_dir, config.arch), clustered, progress=progress)
     labels, fit = health(features, sets, store.samples, config)
     names = [name_in(dataset, store.samples[i]) for i in members]
     album = album_of(

@@ -69,7 +69,7 @@
     image.src = thumbnail(i);
     image.alt = album.names[i];
     const fit = album.silhouettes[i] === null ? '' : `, silhouette ${album.silhouettes[i].toFixed(2)}`;
-    words.textContent = `${album.names[i]}: ${named(album.clusters[i])}${fit}`;
+    words.textContent = `${album.names[i]}: ${album.clusters[i] < 0 ? 'an outlier' : named(album.clusters[i])}${fit}`;
     at('crop').replaceChildren(image, words);
     at('near').replaceChildren(...album.near[i].map((j, rank) => press(j, album.similarities[i][rank].toFixed(2))));
     open(album.clusters[i]);
