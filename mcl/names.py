@@ -20,7 +20,7 @@ import numpy as np
 from .core import expect
 
 # %% ../nbs/02_names.ipynb #4888f367
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     "One crop of one person: where it lies on disk, and what its name tells."
 
@@ -101,7 +101,7 @@ NAME = re.compile(r'(?P<pid>-?\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?(?:_(?
 SLOT = re.compile(r'_(?P<date>\d{4})(?P<part>morning|noon|afternoon)(?:_(?P<frame>\d+))?')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     "What one file name says, before cameras and times are put in order."
 
