@@ -358,7 +358,7 @@ class GrowingClusters:
         self._weights, self._means, self.graph_ = weights, means[0], graph
         self.renewed_ = dict(neighbours=int(changed.sum()), sets=len(sets), distances=len(chosen))
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         "Write a .npz file from which `load` goes on; the file is whole or as it was before."
         expect(self.rows_ is not None, f'{path} is not written: nothing was added yet')
         check_output(path, '.npz', self.rows_.nbytes + self._sims.nbytes + self._items.nbytes)
@@ -367,7 +367,7 @@ class GrowingClusters:
         write_whole(path, lambda file: np.savez(file, eps=np.array(str(self.eps)), **known))
 
     @classmethod
-    def load(cls, path) -> 'GrowingClusters':
+    def load(cls, path: str | Path) -> 'GrowingClusters':
         "Go on from a file that `save` wrote; errors name the file."
         known = read_lists(Path(path))
         eps = known['eps'].item()
