@@ -15,7 +15,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from . import network_commands  # noqa: F401  (registers evaluate and pretrain)
+from . import network_commands  # noqa: F401  (registers evaluate, search, pretrain)
 from .commands import Device, accepting, app, say
 from .config import METHODS, RECIPES, TrainConfig
 from mcl.core import (

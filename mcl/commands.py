@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from . import __version__
-from .core import check_output, printable
+from .core import check_folder, check_output, printable
 
 # %% ../nbs/18b_commands.ipynb #25c2eda4
 app = typer.Typer(
@@ -282,7 +282,7 @@ def annotate_command(
     from mcl.sources import FeatureFiles, annotate_rows
 
     if output.suffix != '.npz':
-        output.mkdir(parents=True, exist_ok=True)
+        check_folder(output)
     arch, height, width = shape_of(weights or source, arch, height, width)
     device = join_processes(device)
     precision = 'fused_bfloat16' if fast else 'plain'

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Array', 'Ids', 'EXTRA_OF', 'NO_ROOM', 'expect', 'printable', 'nearest_name', 'expect_one_of', 'missing_package',
            'need_packages', 'draft_of', 'process_lives', 'sweep_drafts', 'out_of_room', 'write_whole', 'write_text',
-           'write_json', 'check_output', 'read_object', 'read_record', 'save_array', 'open_array', 'open_features',
-           'as_numpy', 'as_ids', 'times_seen', 'Stopwatch', 'watch_memory', 'n_cores', 'warn_uncached', 'njit']
+           'write_json', 'check_output', 'read_object', 'read_record', 'check_folder', 'save_array', 'open_array',
+           'open_features', 'as_numpy', 'as_ids', 'times_seen', 'Stopwatch', 'watch_memory', 'n_cores', 'warn_uncached',
+           'njit']
 
 # %% ../nbs/00_core.ipynb #02af580f
 import difflib
@@ -230,6 +231,18 @@ def read_record(path: Path) -> dict:
         f'{path} is damaged: its config is no table of settings. Restore it, or delete it to start anew',
     )
     return record
+
+# %% ../nbs/00_core.ipynb #5f2cca62
+def check_folder(path: str | Path) -> None:
+    "ValueError where no folder of this name can be made, or it cannot be written into."
+    path = Path(path).absolute()
+    there = next(part for part in (path, *path.parents) if part.exists())
+    expect(
+        there.is_dir(),
+        f'{there} is a file; expected a folder{"" if there == path else f" to make {path.name} in"}. Choose '
+        'another name.',
+    )
+    expect(os.access(there, os.W_OK), f'{there} cannot be written into: choose another folder')
 
 # %% ../nbs/00_core.ipynb #618286ab
 def save_array(path: str | Path, array: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ def cached_stores(
     size: tuple = (64, 32),        # height, width in pixels
     folder: str | Path = 'cache',  # where the decoded images lie, or are put
     progress: bool = True,         # show a bar while decoding
-    **kw,                          # further arguments of `DiskStore`
+    **kw: Any,                     # further arguments of `DiskStore`
 ) -> Stores:                       # for `train` and `evaluate_model`
     """Images of the three splits, decoded once into files below `folder`, then mapped.
 

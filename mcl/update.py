@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from .clustering import labels_of_graph
-from .core import as_numpy, check_output, expect, njit, write_whole
+from .core import Array, as_numpy, check_output, expect, njit, write_whole
 from .features import check_parameters, in_parallel, prepare
 from mcl.jaccard import (
     average_rows,
@@ -317,7 +317,7 @@ class GrowingClusters:
 
     def add(
         self,
-        features,                 # L2-normalised, NumPy or torch, shape (m, d); at first at least two
+        features: Array,          # L2-normalised, NumPy or torch, shape (m, d); at first at least two
         normalise: bool = False,  # True: divide every row by its length first
     ) -> np.ndarray:              # int64 labels of all images so far, -1 for outliers, shape (n,)
         "Labels of all images, the new ones at the end; ValueError on bad features, which change nothing."

@@ -62,7 +62,7 @@ def refused(capsys, *words):
 
 
 def contents(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != '.lock'}
 
 
 def stamps(folder):
@@ -262,7 +262,8 @@ def test_one_file_many_files_and_one_archive_agree(here, capsys):
     for source, output in (('f.npy', 'a'), ('many', 'b'), ('f.npy', 'c.npz')):
         mcl(capsys, 'annotate', source, 'l.npy', output, '--shard-rows', 999, '--top-k', 4)
     a, b = ([np.concatenate(column) for column in list(zip(*read_shards(here / name)))[1:]] for name in 'ab')
-    c = np.load('c.npz')
+    with np.load('c.npz') as file:
+        c = dict(file)
     for probabilities, prototypes in (b, (c['probabilities'], c['prototypes'])):
         assert np.array_equal(a[1], prototypes)
         np.testing.assert_allclose(a[0], probabilities, rtol=1e-4)

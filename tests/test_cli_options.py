@@ -50,7 +50,7 @@ ONE_THING = [
     {'--output', '--out', '--root', '--target', '--destination'},  # what a command writes
     {'--data-dir', '--root', '--work', '--folder', '--data'},      # where the images lie, or are rendered
     {'--run-dir', '--run', '--folder', '--log-dir'},               # the folder of one run
-    {'--work-dir', '--work', '--cache'},                           # worlds and unfinished runs
+    {'--work-dir', '--work', '--scratch'},                         # worlds and unfinished runs
     {'--clusterer', '--cluster-method', '--algorithm'},            # what groups features
     {'--steps-per-epoch', '--steps', '--iters'},                   # optimiser steps
     {'--weights', '--model', '--checkpoint', '--network'},         # a trained network

@@ -196,7 +196,9 @@ def test_only_the_main_process_writes_and_shows_a_bar(two, one):
         and one.record['processes'] == 1
     )
     assert sorted(p.name for p in (folder / 'run').iterdir()) == [
+        '.lock',
         'checkpoint.pt',
+        'data.json',
         'history.json',
         'model.safetensors',
         'record.json',

@@ -53,7 +53,8 @@ def mAP(small, stores):
 
 
 def names(folder):
-    return sorted(p.name for p in folder.iterdir())
+    "Files of a run folder, without the lock and the note about the data, which are there from the start."
+    return sorted(p.name for p in folder.iterdir() if p.name not in ('.lock', 'data.json'))
 
 
 def render_at(barrier, folder):

@@ -219,7 +219,7 @@ def test_other_trackers_see_the_curves(tiny, tiny_stores, tmp_path, monkeypatch,
     run = train(TrainConfig(**SHORT), tiny, folder, stores=tiny_stores, progress=False, log_to=name)
     losses = [row['loss'] for row in run.history]
     if name == 'csv':
-        rows = list(csv.DictReader((folder / 'curves.csv').open()))
+        rows = list(csv.DictReader((folder / 'curves.csv').read_text().splitlines()))
         assert [int(row['epoch']) for row in rows] == [0, 1]
         assert np.allclose([float(row['losses/loss']) for row in rows], losses)
     elif name == 'wandb':
