@@ -33,7 +33,7 @@ def clock(function) -> tuple:
 
 
 def measure(n: int, rounds: int) -> dict:
-    "The least seconds of some rounds each, whether all lists are the same, and whether coarse ones served."
+    "The least seconds of some rounds each; are all lists the same, did coarse candidates serve?"
     from mcl.neighbours import coarse_candidates, exact_neighbours
 
     rows, times, lists = people(n), {False: [], True: []}, {}
