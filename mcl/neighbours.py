@@ -235,7 +235,7 @@ def coarse_is_enough(
     sims = np.concatenate(in_parallel(lambda a, b: part @ rows[a:b].T, len(rows), 8192), 1)
     sims = -np.sort(np.partition(-sims, keep, axis=1)[:, : keep + 1], axis=1)
     worst = sims[:, keep]
-    return (sims[:, k - 1] > worst + 2 * error + 2**-7 * abs(worst)).mean() >= share
+    return (sims[:, k - 1] > worst + 1.05 * error + 2**-8 * abs(worst)).mean() >= share
 
 
 def coarse_candidates(rows, k, keep, title=None, share=0.98):

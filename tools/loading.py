@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / 'figures' / 'results' / 'loading.json'
@@ -40,14 +42,14 @@ def read(what: str, source: str, root: str | None) -> None:
     from mcl.annotate import count_images
     from mcl.data import load_dataset
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = psutil.Process().memory_info().rss / 2**20
     start, busy = time.perf_counter(), time.process_time()
     if what == 'count':
         images = count_images(Path(source))[0]
     else:
         images = sum(c['images'] for c in load_dataset(source, root=root).counts().values())
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
-    mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    mib = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
     print(json.dumps(dict(what=what, images=images, seconds=seconds, processor_s=busy, added_mib=mib)))
 
 
