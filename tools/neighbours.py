@@ -44,7 +44,8 @@ def measure(n: int, rounds: int) -> dict:
     same = all((one == other).all() for one, other in zip(*lists.values()))
     served = coarse_candidates(rows, K1, 2 * K1 + 4) is not None
     fine, coarse = (np.min(times[kind], axis=0).tolist() for kind in times)
-    row = dict(images=n, dimensions=DIMENSIONS, same=bool(same), served=served, float32_s=fine[0], bfloat16_s=coarse[0])
+    row = dict(images=n, dimensions=DIMENSIONS, same=bool(same), served=served)
+    row |= dict(float32_s=fine[0], bfloat16_s=coarse[0])
     row |= dict(times_faster=fine[0] / coarse[0], float32_processor_s=fine[1], bfloat16_processor_s=coarse[1])
     print(row, flush=True)
     return row
