@@ -22,20 +22,17 @@ import numpy as np
 from .core import expect, nearest_name
 from mcl.names import (
     SLOT,
-    Record,
-    ReIDDataset,
-    Sample,
     as_number,
     market_when,
     msmt17_when,
     no_when,
     read_list,
     read_names,
-    to_samples,
     veri_when,
     walk_images,
 )
 from .pedworld import FOLDERS, NOTE, read_note, render
+from .samples import Record, ReIDDataset, Sample, to_samples
 from .tables import read_crops, read_splits
 from .world import World, preset
 

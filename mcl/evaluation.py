@@ -20,8 +20,9 @@ from .core import Array, Ids, expect, njit
 from .features import in_parallel
 from .images import ImageStore
 from .models import ReIDNet, extract_features
-from .names import Sample, image_files
+from .names import image_files
 from .reranking import euclidean_blocks, rerank, rerank_blocks  # noqa: F401
+from .samples import Sample
 
 # %% ../nbs/09_evaluation.ipynb #09ab3304
 class RankMetrics(NamedTuple):

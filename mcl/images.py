@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from .core import Ids, expect, expect_one_of, n_cores
-from .names import ReIDDataset, Sample
+from .samples import ReIDDataset, Sample
 
 # %% ../nbs/02d_images.ipynb #ec593d7e
 def as_bytes(

@@ -21,17 +21,12 @@ def cluster_contrast_loss(
     labels: Ids,                 # pseudo labels, shape (n,), 0..K-1, -1 = outlier
     prototypes: MetaPrototypes,  # K centroids and the temperature
 ) -> Tensor:                     # a scalar; 0 where all are outliers
-    """InfoNCE against the centroids (Cluster Contrast, Dai et al. 2021); ValueError for a label that no
-    centroid has.
-    """
+    "InfoNCE against the centroids (Cluster Contrast, Dai et al. 2021); ValueError for a label without one."
     labels = check_labels(labels, features, len(prototypes.centroids))
     if (labels < 0).all():
         return 0 * features.sum()
-    return F.cross_entropy(
-        prototypes.similarities(features) / prototypes.temperature,
-        labels.to(prototypes.centroids.device),
-        ignore_index=-1,
-    )
+    logits = prototypes.similarities(features) / prototypes.temperature
+    return F.cross_entropy(logits, labels.to(logits.device), ignore_index=-1)
 
 # %% ../nbs/08_losses.ipynb #8214498f
 def divergence(
@@ -47,9 +42,7 @@ def siamese_consistency_loss(
     soft_a: Tensor,  # soft labels of one view, shape (n, K)
     soft_b: Tensor,  # soft labels of another view of the same images, shape (n, K)
 ) -> Tensor:         # a scalar, 0 exactly where both agree
-    """L_sc, our reading: symmetric KL divergence, each side in turn a target without gradient; ValueError for
-    unequal shapes.
-    """
+    "L_sc, our reading: symmetric KL divergence, each target without gradient; ValueError for unequal shapes."
     expect(
         soft_a.ndim == 2 and soft_a.shape == soft_b.shape,
         f'soft labels have shapes {tuple(soft_a.shape)} and {tuple(soft_b.shape)}; expected (n, K) twice.',
@@ -187,9 +180,8 @@ class SoftWeightedTripletLoss(PrototypeLoss):
         if self.subset_of_label is not None:
             known = check_labels(labels, features, len(self.subset_of_label))
             subsets = self.subset_of_label[known.clamp_min(0)]
-        return soft_weighted_triplet_loss(
-            features, soft, subsets, self.margin, labels, self.across, self.weighted
-        )
+        settings = self.margin, labels, self.across, self.weighted
+        return soft_weighted_triplet_loss(features, soft, subsets, *settings)
 
 # %% ../nbs/08_losses.ipynb #0764b9cc
 class SiameseConsistencyLoss(PrototypeLoss):

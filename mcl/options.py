@@ -85,11 +85,8 @@ def checked(value, setting: Setting, place: str):
         return None
     if setting.kind is float and type(value) is int:
         return float(value)
-    wanted = f'{setting.name} = {as_toml(getattr(TrainConfig, setting.name))}'
-    expect(
-        type(value) is setting.kind,
-        f'{place}: {setting.name} is {value!r}, but must be {EXPECTED[setting.kind]}, as in {wanted}',
-    )
+    wanted = f'{EXPECTED[setting.kind]}, as in {setting.name} = {as_toml(getattr(TrainConfig, setting.name))}'
+    expect(type(value) is setting.kind, f'{place}: {setting.name} is {value!r}, but must be {wanted}')
     return value
 
 # %% ../nbs/18c_options.ipynb #3b378f4b
@@ -176,13 +173,9 @@ def option_of(setting: Setting) -> inspect.Parameter:
     "An option of the command line for one setting; None where it is not given."
     name, choices = setting.name.replace('_', '-'), CHOICES.get(setting.name)
     more = dict(metavar='|'.join(choices), autocompletion=lambda: list(choices)) if choices else {}
-    option = typer.Option(
-        f'--{name}/--no-{name}' if setting.kind is bool else f'--{name}',
-        help=help_of(setting),
-        rich_help_panel=setting.group[:1].upper() + setting.group[1:],
-        show_default=False,
-        **more,
-    )
+    flag = f'--{name}/--no-{name}' if setting.kind is bool else f'--{name}'
+    shown = dict(help=help_of(setting), rich_help_panel=setting.group[:1].upper() + setting.group[1:])
+    option = typer.Option(flag, show_default=False, **shown, **more)
     kind, by_name = Annotated[Optional[setting.kind], option], inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(setting.name, by_name, default=None, annotation=kind)
 

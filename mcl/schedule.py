@@ -11,7 +11,8 @@ __all__ = ['N_SPELLS', 'SHOT', 'FRAMES', 'SEQUENCES', 'since_first', 'cut_sighti
 import numpy as np
 
 from .core import times_seen
-from .world import World, camera_shares, n_strangers, n_test_people, populate, random_stream
+from .population import camera_shares, populate
+from .world import World, n_strangers, n_test_people, random_stream
 
 # %% ../nbs/01b_schedule.ipynb #bf05b7dd
 def since_first(

@@ -19,10 +19,11 @@ from .config import METHOD_SETTINGS, TrainConfig, from_json
 from .core import expect_one_of, read_record, write_json
 from .data import load_dataset
 from .images import open_stores
+from .pedworld_variants import STUDY_PRESETS
 from .results import read_study
 from .run_folders import check_data
 from .training import train
-from .variants import PHOTOGRAPHS, STUDIES, STUDY_PRESETS
+from .variants import PHOTOGRAPHS, STUDIES
 
 # %% ../nbs/17b_studies.ipynb #95de50fe
 def run_name(config: TrainConfig) -> str:

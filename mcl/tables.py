@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .core import expect, expect_one_of, nearest_name
-from .names import Sample, as_number, image_files
+from .names import as_number, image_files
+from .samples import Sample
 
 # %% ../nbs/02b_tables.ipynb #5c6050cb
 GROUPS = ('camera', 'time', 'pid', 'split')

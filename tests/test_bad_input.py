@@ -23,10 +23,11 @@ from mcl.images import ImageStore, decode
 from mcl.jaccard import jaccard_graph
 from mcl.losses import soft_weighted_triplet_loss
 from mcl.models import build_model, export_model
-from mcl.names import Sample, image_files
+from mcl.names import image_files
 from mcl.pedworld import render
 from mcl.prototypes import MetaPrototypes
 from mcl.report import as_page
+from mcl.samples import Sample
 from mcl.shards import annotate_shards, read_shards
 from mcl.sources import FeatureFiles, prototypes_of
 from mcl.tables import read_crops, search_paths
