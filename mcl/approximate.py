@@ -197,7 +197,7 @@ def cheapest_search(
     rows: np.ndarray,           # unit rows, float32, shape (n, d)
     k: int,                     # neighbours, at most n
     least: int = 20_000,        # fewer images than these are searched exactly
-    least_lists: int = 50_000,  # fewer than these are not dealt out to lists
+    least_lists: int = 50_000,  # fewer than these are not spread over lists
 ):                              # a function of rows, k and a progress bar's title
     """The search to take: along a few principal axes if these find enough, else in a few lists if those do,
     else the exact one.

@@ -33,7 +33,7 @@ def conv_norm(
 
 # %% ../nbs/02e_backbones.ipynb #7109e4ec
 class ResidualBlock(nn.Module):
-    "Two 3 x 3 convolutions beside a short cut. He et al. 2016, figure 2."
+    "Two 3 x 3 convolutions beside a shortcut. He et al. 2016, figure 2."
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
         super().__init__()

@@ -58,7 +58,7 @@ class TrainConfig:
     merge_distance: float = (
         0.0  # clusters of different subsets become one up to this cosine distance; 0: never
     )
-    time_span: float = 0.0  # images further apart in time, of 0..1, are no neighbours; 0: ignore the clock
+    time_span: float = 0.0  # images further apart in time (0..1) are not neighbours; 0: ignore the clock
 
     # --- losses and optimiser
     consistency_weight: float = 1.0  # weight of L_sc
@@ -79,7 +79,7 @@ class TrainConfig:
     seed: int = 0               # of everything random
     precision: str = 'float32'  # of the backbone in training: 'float32', or 'bfloat16' by torch.autocast
     compile: bool = False       # torch.compile the network: slow to start, faster on most GPUs
-    evaluate_every: int = 0     # epochs between two measurements of mAP on the way; 0: at the end only
+    evaluate_every: int = 0     # epochs between two measurements of mAP; 0: only at the end
     feature_precision: str = 'plain'  # of features in an epoch, see mcl.inference: 'fused_bfloat16' is fast
     prefetch: bool = False      # make the next batch in a thread: the same batches, less waiting
 

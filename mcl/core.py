@@ -141,7 +141,7 @@ def write_whole(
 ) -> None:
     """Write a file that is whole or as it was before, whatever happens.
 
-    ValueError where `path` is no regular file, OSError on a full disk.
+    ValueError where `path` is not a regular file, OSError on a full disk.
     """
     path = Path(os.path.realpath(path))
     expect(
@@ -168,7 +168,7 @@ def write_whole(
 
 # %% ../nbs/00_core.ipynb #659bf0fa
 def write_text(path: str | Path, text: str) -> None:
-    "Write a text in UTF-8, whole or not at all; file names that are no text keep their bytes."
+    "Write a text in UTF-8, whole or not at all; file names that are not text keep their bytes."
     write_whole(path, lambda file: file.write(text.encode(errors='surrogateescape')))
 
 
@@ -224,7 +224,7 @@ def read_object(path: Path, keys: Iterable[str] = ()) -> dict:
 
 
 def read_record(path: Path) -> dict:
-    "The record of a finished run; ValueError names a file that is none."
+    "The record of a finished run; ValueError names a file that is not one."
     record = read_object(path, ('method', 'seed', 'config'))
     expect(
         isinstance(record['config'], dict),

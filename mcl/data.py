@@ -207,7 +207,7 @@ def refuse_tests(root: Path, samples: Sequence[Sample]) -> None:
     for folder in {s.path.parent for s in samples}:
         if TEST_FOLDERS & set(folder.relative_to(root).parts):
             raise ValueError(
-                f'{root} is no data set in a known layout, and has test images in it ({folder}). Give the '
+                f'{root} is not a data set in a known layout, and has test images in it ({folder}). Give the '
                 f'folder that holds {", ".join(LAYOUTS)}, '
                 'or a folder with training images only.'
             )

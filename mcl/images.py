@@ -281,7 +281,7 @@ def cut_and_fill(
     mirror: np.ndarray,   # (b,) bool
     boxes: np.ndarray,    # (b, 4): top, bottom, left, right of the part to erase
 ) -> np.ndarray:          # uint8 (b, 3, h, w)
-    "Shift, mirror and erase, all as told."
+    "Shift, mirror and erase, all as given."
     (h, w), padded, out = images.shape[2:], pad_images(images, padding), np.empty_like(images)
     fill = np.array([round(255 * m) for m in MEAN], np.uint8)[:, None, None]
     for i, ((y, x), (top, bottom, left, right)) in enumerate(zip(corners.tolist(), boxes.tolist())):

@@ -63,7 +63,7 @@ def reciprocal_sets(items, k, chosen):
 # %% ../nbs/05d_jaccard.ipynb #cb84285b
 @njit(cache=True, nogil=True)
 def grown(array, size):
-    "The array itself, or a copy twice as long as needed if it holds fewer than `size` entries."
+    "The array itself, or a copy of twice the size needed if it holds fewer than `size` entries."
     if size <= len(array):
         return array
     longer = np.empty(2 * size, array.dtype)

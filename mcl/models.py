@@ -213,7 +213,7 @@ def build_model(
 # %% ../nbs/03_models.ipynb #0f04d925
 @contextmanager
 def evaluating(model: nn.Module):
-    "The model in evaluation mode; afterwards, also after an error, in the mode it came in."
+    "The model in evaluation mode; afterwards, even after an error, in the mode it had before."
     was_training = model.training
     try:
         yield model.eval()

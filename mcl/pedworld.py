@@ -49,7 +49,7 @@ def image_dice(
 
 
 def dice_of(world: World, row: np.void) -> np.ndarray:
-    "All chance of one image: 64 dice for what is in it, and one for the grain of each pixel."
+    "All random numbers of one image: 64 dice for what is in it, and one for the grain of each pixel."
     height, width = world.size
     return image_dice(int(row['seed']), 64 + height * width)
 
@@ -64,7 +64,7 @@ def cut_out(
     row: np.void,         # a row of `schedule(world)`
     dice: np.ndarray,     # `dice_of(world, row)`
 ) -> np.ndarray:          # float32 (h, w, 3), 0..1
-    "The empty place before which the image is taken."
+    "The empty place in front of which the image is taken."
     h, w = world.size
     view = scenery_of(world)[int(row['camid']) - 1]
     top = int(dice[22] * (view.shape[0] - h))
@@ -130,7 +130,7 @@ def render_image(
     world: World,   # the world
     row: np.void,   # a row of `schedule(world)`
 ) -> np.ndarray:    # uint8 (h, w, 3), before JPEG
-    "One image in memory: a place, people before it, and the camera."
+    "One image in memory: a place, people in front of it, and the camera."
     dice = dice_of(world, row)
     canvas = cut_out(world, row, dice)
     set_stage(canvas, world, row, dice)

@@ -100,7 +100,7 @@ def dressed(
     n: int,                    # people
     domain: str,               # 'default' or 'source'
 ) -> np.ndarray:               # (n,) of dtype `PERSON`
-    "People who have nothing to do with each other."
+    "Unrelated people, each with clothes of their own."
     person = bodies(rng, n)
 
     def chance(share):

@@ -31,8 +31,8 @@ def cluster_set(
 ) -> np.ndarray:                      # pseudo labels (c,), -1 for outliers
     """Cluster one set.
 
-    With a time span, images further apart are no neighbours; ValueError where it is given and the images have
-    no time.
+    With a time span, images further apart are not neighbours; ValueError where it is given and the images
+    have no time.
     """
     if not config.time_span:
         return cluster(

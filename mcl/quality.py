@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 # %% ../nbs/10c_quality.ipynb #abe3e04b
 def with_noise(labels: np.ndarray, subset_ids: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Labels (r,) of which a share, drawn at random, is dealt out anew inside each subset, so that every
+    """Labels (r,) of which a share, drawn at random, is shuffled inside each subset, so that every
     label keeps its size; -1 stays.
     """
     labels, rng = labels.copy(), np.random.default_rng(seed)
@@ -53,7 +53,7 @@ def stability(before: np.ndarray | None, now: np.ndarray) -> float | None:
 
 # %% ../nbs/10c_quality.ipynb #6de10b5b
 def annotation_quality(nearest: np.ndarray, subset_ids: np.ndarray, pids: np.ndarray, seed: int = 0) -> dict:
-    """Purity of the trusted labels (subset, nearest prototype), and of the same labels dealt out at random
+    """Purity of the trusted labels (subset, nearest prototype), and of the same labels shuffled at random
     inside each subset.
     """
     nearest, subset_ids, pids = (x[nearest >= 0] for x in (nearest, subset_ids, pids))

@@ -38,11 +38,11 @@ def meant(word: str, known: tuple) -> str:
 
 
 def check_pattern(pattern: str) -> None:
-    "ValueError where a pattern is no regular expression, or its groups are not some of camera, time and pid."
+    "ValueError where a pattern is not a regular expression, or names no group, or an unknown one."
     try:
         groups = list(re.compile(pattern).groupindex)
     except (re.error, OverflowError, RecursionError, MemoryError) as error:
-        raise ValueError(f'the pattern {pattern!r} is no regular expression: {error}.') from None
+        raise ValueError(f'the pattern {pattern!r} is not a regular expression: {error}.') from None
     unknown = [group for group in groups if group not in GROUPS]
     hint = meant(unknown[0], GROUPS) if unknown else ''
     expect(
@@ -66,7 +66,7 @@ def search_paths(
     paths: list[str],   # what it is searched in
     seconds: float = 10,  # at most, and as long again for every 100 000 paths
 ) -> list[dict | None]:   # the named groups of each match
-    "The pattern searched in every path; ValueError names the path at which it does not come to an end."
+    "The pattern searched in every path; ValueError names the path at which it does not finish."
     check_pattern(pattern)
     command = [sys.executable, '-I', '-S', '-c', SEARCH]
     limit = seconds * (1 + len(paths) / 1e5)
@@ -76,7 +76,7 @@ def search_paths(
     except subprocess.TimeoutExpired as error:
         path = paths[min((error.stdout or b'').count(b'\n'), len(paths) - 1)]
         raise ValueError(
-            f'{path}: the pattern {pattern!r} does not come to an end on this path within '
+            f'{path}: the pattern {pattern!r} does not finish on this path within '
             f'{limit:.0f} seconds. It tries too many ways to match: put no repetition into a repetition.'
         ) from None
     except subprocess.CalledProcessError as error:
@@ -172,8 +172,8 @@ def read_table(
     files: list[Path],  # the images
     root: Path,         # the folder that paths in the table count from
 ) -> list[dict]:        # notes of each image, in the order of `files`
-    """ValueError names file and line of a path that is no image below the folder, or comes twice, and counts
-    images without a line.
+    """ValueError names file and line of a path that is not an image below the folder, or comes twice, and
+    counts images without a line.
     """
     table, notes, images = Path(table), {}, set(files)
     for line, written, row in table_lines(table):

@@ -39,7 +39,7 @@ def check_lists(found: dict) -> None:
 
 
 def read_lists(path: Path) -> dict:
-    "What `GrowingClusters.save` wrote; FileNotFoundError or ValueError names a file that is none."
+    "What `GrowingClusters.save` wrote; FileNotFoundError or ValueError names a file that is not one."
     expect(path.is_file(), f'{path} is not a file; expected one from GrowingClusters.save', FileNotFoundError)
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -48,9 +48,9 @@ def put(root, *names):
 @pytest.mark.parametrize(
     'pattern, words',
     [
-        ('(', 'no regular expression'),
-        ('(?P<camera>a', 'no regular expression'),
-        ('a{99999999999999999999}', 'no regular expression'),
+        ('(', 'not a regular expression'),
+        ('(?P<camera>a', 'not a regular expression'),
+        ('a{99999999999999999999}', 'not a regular expression'),
         (r'(?P<camra>\d+)', 'did you mean camera'),
         (r'(?P<camid>\d+)', 'did you mean camera'),
         (r'(?P<Time>\d+)', 'did you mean time'),
@@ -66,7 +66,7 @@ def test_a_pattern_that_cannot_be_meant(pattern, words, tmp_path):
 
 @pytest.mark.parametrize('pattern', [r'(?P<pid>(a+)+)b', r'(?P<pid>(a|a)*)b', r'(?P<pid>(a*)*(a*)*)b'])
 def test_a_pattern_that_tries_for_ever_is_given_up(pattern):
-    with pytest.raises(ValueError, match=r'ac/a{50}: the pattern .* does not come to an end'):
+    with pytest.raises(ValueError, match=r'ac/a{50}: the pattern .* does not finish'):
         search_paths(pattern, ['ab', 'ac/' + 50 * 'a', 'ab'], seconds=0.5)
 
 
