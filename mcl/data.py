@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MARKET_FOLDERS', 'VERI_FOLDERS', 'BENCHMARKS', 'LAYOUTS', 'NUMBERED', 'TEST_FOLDERS', 'PEDWORLD', 'read_folders',
            'read_msmt17', 'Benchmark', 'lies_near', 'find_benchmark', 'compare_counts', 'load_benchmark', 'layout_of',
-           'refuse_tests', 'load_folder', 'is_number', 'name_world', 'load_pedworld', 'not_found', 'load_dataset',
-           'read_times', 'read_ids', 'samples_of']
+           'refuse_tests', 'load_folder', 'is_number', 'settings_in_name', 'name_world', 'load_pedworld', 'not_found',
+           'load_dataset', 'read_times', 'read_ids', 'samples_of']
 
 # %% ../nbs/02c_data.ipynb #58701481
 import os
@@ -255,6 +255,27 @@ def is_number(text: str) -> bool:
     return re.fullmatch(r'\d{1,18}(\.\d{0,18})?|\.\d{1,18}', text) is not None
 
 
+def settings_in_name(
+    name: str,     # of the world, for the message
+    changes: str,  # the end of the name, such as -n_ids=30-camera_gap=1
+) -> dict:         # numbers by the field of `World`
+    "What the end of a name sets; ValueError for a field that is not a number, or a number it cannot hold."
+    texts = dict(part.split('=') for part in changes.split('-')[1:])
+    kinds = {f.name: f.type for f in fields(World) if f.type in (int, float, int | None)}
+    wrong = [
+        field
+        for field, text in texts.items()
+        if field not in kinds or ('.' in text and kinds[field] is not float) or not is_number(text)
+    ]
+    if wrong:
+        raise ValueError(
+            f'{name!r}: {", ".join(wrong)} cannot be set so. {nearest_name(wrong[0], kinds)}'
+            f'A world has the numbers {", ".join(kinds)}; '
+            f'only {", ".join(f for f in kinds if kinds[f] is float)} may have a point.'
+        )
+    return {field: float(text) if '.' in text else int(text) for field, text in texts.items()}
+
+# %% ../nbs/02c_data.ipynb #b6df8f51
 def name_world(
     name: str,  # pedworld-<preset>, perhaps -seed<n>, perhaps changed fields: -return_rate=0.5
     seed: int | None,  # used if the name gives none; None: the preset's
@@ -268,29 +289,14 @@ def name_world(
         )
     seed = as_number(parts['seed'], f'{name!r}: seed') if parts['seed'] else seed
     world = preset(parts['preset'])
-    changes = dict(part.split('=') for part in parts['changes'].split('-')[1:])
-    numbers = {f.name: f.type for f in fields(World) if f.type in (int, float, int | None)}
-    wrong = [
-        field
-        for field, value in changes.items()
-        if field not in numbers or ('.' in value and numbers[field] is not float) or not is_number(value)
-    ]
-    if wrong:
-        raise ValueError(
-            f'{name!r}: {", ".join(wrong)} cannot be set so. {nearest_name(wrong[0], numbers)}'
-            f'A world has the numbers {", ".join(numbers)}; '
-            f'only {", ".join(f for f in numbers if numbers[f] is float)} may have a point.'
-        )
+    numbers = settings_in_name(name, parts['changes'])
     try:
-        numbers = {field: float(text) if '.' in text else int(text) for field, text in changes.items()}
         world = replace(world, **numbers)
     except ValueError as error:
         raise ValueError(f'{name[:80]!r}: {error}') from None
-    return (
-        (world, name)
-        if seed is None
-        else (replace(world, seed=seed), f"pedworld-{parts['preset']}-seed{seed}{parts['changes']}")
-    )
+    if seed is None:
+        return world, name
+    return replace(world, seed=seed), f"pedworld-{parts['preset']}-seed{seed}{parts['changes']}"
 
 # %% ../nbs/02c_data.ipynb #e50745e4
 def load_pedworld(

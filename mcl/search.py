@@ -212,7 +212,7 @@ class Match(NamedTuple):
     similarity: float    # -1..1
     within: bool | None  # does the similarity reach the threshold? None: there is no threshold
 
-
+# %% ../nbs/16f_search.ipynb #e100b0ef
 def find_matches(
     queries: Sequence[Path],     # q images
     query_features: np.ndarray,  # (q, d), rows of length one

@@ -46,6 +46,9 @@ def read_lists(path: Path) -> dict:
             found = {name: file[name] for name in ('rows', 'sims', 'items', 'numbers', 'eps')}
         check_lists(found)
         found['rows'] = prepare(found['rows'])
+        k1, k2, min_samples, found['pairs'] = found['numbers'].tolist()
+        eps = found['eps'].item()
+        found['parameters'] = k1, k2, eps if eps == 'auto' else float(eps), min_samples
     except Exception as error:  # a damaged file makes the reader fail in any way
         advice = f'is damaged or was not written by GrowingClusters.save ({error}): begin anew'
         raise ValueError(f'{path} {advice}') from None
@@ -122,10 +125,8 @@ class GrowingClusters:
     def load(cls, path: str | Path) -> 'GrowingClusters':
         "Go on from a file that `save` wrote; errors name the file."
         known = read_lists(Path(path))
-        eps = known['eps'].item()
-        *parameters, pairs = known['numbers'].tolist()
-        found = cls(*parameters[:2], eps if eps == 'auto' else float(eps), parameters[2])
+        found = cls(*known['parameters'])
         found._forget(known['items'].shape[1])
         found._go_on(known['rows'], known['sims'], known['items'])
-        found.pairs_ = pairs
+        found.pairs_ = known['pairs']
         return found

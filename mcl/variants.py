@@ -42,6 +42,8 @@ WINDOW_RUNS = {
     for part, windows in MARKET_PARTS.items()
     for variant, settings in PART_METHODS.items()
 }
+
+# %% ../nbs/17a_variants.ipynb #ce31fd22
 ALL_RUNS = {
     'full': dict(method='full'),
     **BY_WINDOW,
