@@ -54,8 +54,9 @@ KILLED = {
 
 def shrink():
     "Worlds and studies of the usual names in small, in this process."
-    from mcl import report, studies, world
+    from mcl import extraction, report, studies, world
 
+    extraction.BLOCK = 7
     world.PRESETS.update(tiny=SMALL, source=SMALL)
     studies.STUDY_PRESETS['tiny'] = (dict(SHORT, epochs=1), 1)
     seeds, variants = studies.STUDIES['reproduce']
