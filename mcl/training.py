@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 from accelerate.tracking import GeneralTracker
@@ -59,8 +60,14 @@ def damaged(path: Path, reason: str) -> ValueError:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = 'cpu') -> dict:
-    "What `save_checkpoint` wrote; ValueError for a file that is damaged or something else. No code is run."
+    """What `save_checkpoint` wrote; ValueError for a file that is damaged or something else. No code is run.
+
+    The file is a ZIP archive, whose checksums `torch.load` does not look at.
+    """
     try:
+        with ZipFile(path) as archive:
+            changed = archive.testzip()
+        expect(changed is None, f'{changed} in it has changed since it was written')
         saved = torch.load(path, map_location=device, weights_only=True)
     except OSError:
         raise
