@@ -50,10 +50,12 @@ def draw_study(
 
 # %% ../nbs/18_report.ipynb #96fe5598
 def draw_run_pictures(preset: str, work: Path, folder: Path) -> None:
-    "UMAP before and after, and ranked galleries, for the first run of `mcl_plus`."
+    "UMAP before and after, and ranked galleries, for the first run of `mcl_plus`, if it is finished."
     _, world, config, run = next(
         run for run in study_runs('reproduce', preset) if run.config.method == 'mcl_plus'
     )
+    if not (work / run / 'record.json').is_file():
+        return
     dataset = load_dataset(world, root=work / 'worlds')
     query, gallery = (
         ImageStore(split, (config.height, config.width), progress=False)
