@@ -111,29 +111,24 @@ def features_command(
     fast: Fast = False,
 ):
     """Look at images with a trained network: write their features, one row for each, and the list of their
-    names.
+    names. After a kill, the same command goes on.
+
+    Shared by the processes of torchrun or accelerate launch.
     """
-    from mcl.annotate import write_features
     from mcl.data import load_dataset, samples_of
-    from mcl.distributed import join_processes, on_main, processes, shared_features
-    from mcl.images import ImageStore
+    from mcl.distributed import join_processes, on_main
+    from mcl.extraction import extract_to_file, names_file
     from mcl.models import load_model, shape_of
 
     check_output(output, '.npy')
     arch, height, width = shape_of(weights, arch, height, width)
     model, device = load_model(weights, arch), join_processes(device)
-    store = ImageStore(
-        samples_of(on_main(load_dataset, dataset, root=data_dir), split),
-        (height, width),
-        on_error,
-        progress=processes()[0] == 0,
-    )
-    found = shared_features(model.to(device), store, 'fused_bfloat16' if fast else 'plain')
-    on_main(write_features, output, found, [s.path for s in store.samples])
-    say(
-        f'wrote {output}: {len(found)} features of {found.shape[1]} numbers; the names of the images are in '
-        f'{output.with_suffix(".txt")}'
-    )
+    samples = samples_of(on_main(load_dataset, dataset, root=data_dir), split)
+    precision = 'fused_bfloat16' if fast else 'plain'
+    n, left_out = extract_to_file(output, model.to(device), samples, (height, width), on_error, precision)
+    gone = f'; {len(left_out)} images could not be read, the first is {left_out[0]}' if left_out else ''
+    names = f'the names of the images are in {names_file(output)}'
+    say(f'wrote {output}: {n} features of {model.dim} numbers; {names}{gone}')
 
 # %% ../nbs/18b_commands.ipynb #f5927960
 @app.command('export', epilog='Example: mcl export runs/mine model.onnx')

@@ -6,10 +6,11 @@
 __all__ = ['Array', 'Ids', 'EXTRA_OF', 'NO_ROOM', 'expect', 'printable', 'nearest_name', 'expect_one_of', 'missing_package',
            'need_packages', 'draft_of', 'process_lives', 'sweep_drafts', 'out_of_room', 'write_whole', 'write_text',
            'write_json', 'check_output', 'read_object', 'read_record', 'check_folder', 'save_array', 'open_array',
-           'open_features', 'as_numpy', 'as_ids', 'times_seen', 'Stopwatch', 'watch_memory', 'n_cores', 'warn_uncached',
-           'njit']
+           'open_features', 'as_numpy', 'as_ids', 'times_seen', 'Stopwatch', 'hand_back_memory', 'watch_memory',
+           'n_cores', 'warn_uncached', 'njit']
 
 # %% ../nbs/00_core.ipynb #02af580f
+import ctypes
 import difflib
 import errno
 import json
@@ -17,6 +18,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -336,6 +338,12 @@ class Stopwatch:
             self.seconds[account] += time.perf_counter() - start
 
 # %% ../nbs/00_core.ipynb #737797f3
+def hand_back_memory() -> None:
+    "Give memory that was freed back to the system, where the C library keeps it for later."
+    if sys.platform == 'linux' and hasattr(ctypes.CDLL(None), 'malloc_trim'):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def watch_memory(every: float = 0.005) -> Iterator[dict]:
     """Yields a dictionary whose `peak_mib` becomes the memory that the block added to the process at its
@@ -343,6 +351,7 @@ def watch_memory(every: float = 0.005) -> Iterator[dict]:
     """
     import psutil
 
+    hand_back_memory()
     process, result, done = psutil.Process(), {'peak_mib': 0.0}, threading.Event()
     start = process.memory_info().rss
 

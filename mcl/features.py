@@ -7,6 +7,7 @@ __all__ = ['as_array', 'row_lengths', 'check_rows', 'empty_beside', 'prepare', '
            'in_parallel']
 
 # %% ../nbs/05_features.ipynb #637e8986
+import os
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from functools import cache
 
 import numba
 import numpy as np
+import psutil
 import torch
 from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
@@ -83,13 +85,26 @@ def check_rows(
 
 # %% ../nbs/05_features.ipynb #836a9a4c
 def empty_beside(features) -> np.ndarray:
-    """An empty float32 array shaped like the features: an unnamed file on disk where they are a memory map,
-    memory otherwise.
+    """An empty float32 array shaped like the features: in memory, or, for a memory map that would fill half
+    of what is free, in an unnamed file of the folder for temporary files.
+
+    OSError where that folder has no room either.
     """
-    if isinstance(features, np.memmap):
-        with tempfile.TemporaryFile() as file:
-            return np.memmap(file, np.float32, 'w+', shape=features.shape)
-    return np.empty(features.shape, np.float32)
+    size = 4 * features.size
+    if not isinstance(features, np.memmap) or 2 * size <= psutil.virtual_memory().available:
+        return np.empty(features.shape, np.float32)
+    with tempfile.TemporaryFile() as file:
+        try:
+            if hasattr(os, 'posix_fallocate'):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            advice = 'Write the features as float32 rows of length 1, or let TMPDIR name a larger folder'
+            text = f'the features must be converted, which takes {size:,} bytes in memory or in {folder}'
+            raise OSError(error.errno, f'{text}, and there is no room. {advice}') from None
+        return np.memmap(file, np.float32, 'r+', shape=features.shape)
 
 # %% ../nbs/05_features.ipynb #f9bca4ca
 def prepare(

@@ -91,9 +91,9 @@ def look_with(model, size: tuple, on_error: str):
 
 def index_file(folder: Path, gallery: Path, model, size: tuple) -> Path:
     "The file for one gallery as one network sees it; another network, size or precision has another file."
-    from mcl.annotate import fingerprint
+    from mcl.annotate import network_fingerprint
 
-    about = f'{gallery.resolve()}\n{fingerprint(model)}\n{tuple(size)}\n{model.precision}'
+    about = f'{gallery.resolve()}\n{network_fingerprint(model)}\n{tuple(size)}\n{model.precision}'
     return folder / f'{hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()[:16]}.npz'
 
 # %% ../nbs/18d_network_commands.ipynb #8d92db29

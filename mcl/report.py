@@ -50,10 +50,12 @@ def draw_study(
 
 # %% ../nbs/18_report.ipynb #96fe5598
 def draw_run_pictures(preset: str, work: Path, folder: Path) -> None:
-    "UMAP before and after, and ranked galleries, for the first run of `mcl_plus`."
+    "UMAP before and after, and ranked galleries, for the first run of `mcl_plus`, if it is finished."
     _, world, config, run = next(
         run for run in study_runs('reproduce', preset) if run.config.method == 'mcl_plus'
     )
+    if not (work / run / 'record.json').is_file():
+        return
     dataset = load_dataset(world, root=work / 'worlds')
     query, gallery = (
         ImageStore(split, (config.height, config.width), progress=False)
@@ -86,6 +88,7 @@ def page_of(
     dataset,              # what it was trained on, as from `load_dataset`
     n_images: int = 1500,  # images on the page, at most
     progress: bool = True,  # show bars
+    on_error: str = 'raise',  # an unreadable image: 'raise' or 'skip'
 ) -> str:
     "An HTML page about a run: its images, its training, the health of its clusters, its record and settings."
     from mcl import curves
@@ -93,7 +96,7 @@ def page_of(
     record = read_record(run_dir / 'record.json')
     settings = record.pop('config')
     config = from_json(json.dumps(settings))
-    store = ImageStore(dataset.train, (config.height, config.width), progress=progress)
+    store = ImageStore(dataset.train, (config.height, config.width), on_error, progress=progress)
     sets = make_plan(config, store.samples).clustered
     members = np.concatenate(sets)
     clustered = ImageSubset(store, members)
@@ -109,6 +112,9 @@ def page_of(
         'Clusters of the finished network': curves.cluster_health(labels, fit),
     }
     tables = {'Record': record, 'Settings': settings}
+    if store.skipped:
+        shown = [str(path) for path in store.skipped[:100]]
+        tables['Left out'] = dict(unreadable_images=len(store.skipped), first=shown)
     return as_page(f"{record['method']} on {record['world']}", tables, pictures, album)
 
 

@@ -20,7 +20,7 @@ from .core import expect_one_of, read_record, write_json
 from .data import load_dataset
 from .images import open_stores
 from .pedworld_variants import STUDY_PRESETS
-from .results import read_study
+from .results import check_records, read_study
 from .run_folders import check_data
 from .training import train
 from .variants import PHOTOGRAPHS, STUDIES
@@ -131,7 +131,9 @@ def run_study(
     for run in tqdm(runs, desc=f'{study} {preset}', unit='run'):
         record = work / run.folder / 'record.json'
         if is_record_of(record, run.config):
-            records.append(dict(study=study, variant=run.variant, **read_record(record)))
+            found = read_record(record)
+            check_records([found], record)
+            records.append(dict(study=study, variant=run.variant, **found))
         elif run.config in kept:
             records.append(dict(kept[run.config], study=study, variant=run.variant))
         elif not missing:

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'save_checkpoint', 'damaged', 'read_checkpoint', 'check_same_run', 'load_checkpoint', 'evaluate_model', 'Run',
-           'open_run', 'check_task', 'run_epochs', 'train', 'save_run']
+           'open_run', 'check_task', 'check_same_images', 'run_epochs', 'train', 'save_run']
 
 # %% ../nbs/12c_training.ipynb #2f24ff86
 import dataclasses
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 from accelerate.tracking import GeneralTracker
@@ -26,7 +27,7 @@ from .evaluation import RankMetrics, check_matches, evaluate
 from .images import Stores, open_stores
 from .models import ReIDNet, save_weights
 from .names import ReIDDataset
-from .records import make_record
+from .records import left_out, make_record
 from .run_folders import check_data, only_here
 from .state import RunState, new_state
 from .tracking import check_tracker, curves
@@ -59,8 +60,14 @@ def damaged(path: Path, reason: str) -> ValueError:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = 'cpu') -> dict:
-    "What `save_checkpoint` wrote; ValueError for a file that is damaged or something else. No code is run."
+    """What `save_checkpoint` wrote; ValueError for a file that is damaged or something else. No code is run.
+
+    The file is a ZIP archive, whose checksums `torch.load` does not look at.
+    """
     try:
+        with ZipFile(path) as archive:
+            changed = archive.testzip()
+        expect(changed is None, f'{changed} in it has changed since it was written')
         saved = torch.load(path, map_location=device, weights_only=True)
     except OSError:
         raise
@@ -163,6 +170,15 @@ def check_task(config: TrainConfig, dataset: ReIDDataset, stores: Stores) -> Non
     cluster(torch.eye(8), 4, 2, check=False)
 
 
+def check_same_images(state: RunState, stores: Stores) -> None:
+    "ValueError where a run goes on with more or fewer images that can be read than it was begun with."
+    now = len(stores.train)
+    then = now if state.labels is None else len(state.labels)
+    advice = 'restore the images, or start in another run folder'
+    counts = f'the run was begun with {then:,} training images, and {now:,} can be read now'
+    expect(then == now, f'{counts}: {advice}')
+
+
 def run_epochs(
     state: RunState,        # moved on to the last epoch
     config: TrainConfig,
@@ -193,10 +209,12 @@ def train(
     device: torch.device | str = 'cpu',
     progress: bool = True,              # show a bar
     log_to: str | GeneralTracker | None = None,  # tracker of its curves, such as 'tensorboard', see `curves`
+    on_error: str = 'raise',            # an unreadable image, where no stores are given: 'raise' or 'skip'
 ) -> Run:
     """Train by `config.method` and evaluate.
 
-    Deterministic for a seed on a CPU. Raises ValueError and FileExistsError with what to do.
+    Deterministic for a seed on the CPU of one machine; another processor may round differently. Images that
+    were skipped are counted and named in the record. Raises ValueError and FileExistsError with what to do.
     """
     check_tracker(log_to, run_dir)
     started = datetime.now(timezone.utc).isoformat(timespec='seconds')
@@ -204,9 +222,10 @@ def train(
     progress = progress and processes()[0] == 0
     with only_here(run_dir):
         state = open_run(config, run_dir, resume, device)
-        stores = stores or open_stores(dataset, (config.height, config.width), progress)
+        stores = stores or open_stores(dataset, (config.height, config.width), progress, on_error=on_error)
         check_task(config, dataset, stores)
         data = on_main(check_data, run_dir, dataset, begun=bool(state.history))
+        check_same_images(state, stores)
         steps = dict(total=config.epochs * config.steps_per_epoch,
                      initial=len(state.history) * config.steps_per_epoch)
         with (
@@ -217,7 +236,8 @@ def train(
         state.model.precision = 'float32'
         metrics = evaluate_model(state.model, stores) if stores.query else None
         plan = make_plan(config, stores.train.samples)
-        record = dict(make_record(state, config, plan, dataset, metrics, started), data=data)
+        record = make_record(state, config, plan, dataset, metrics, started)
+        record.update(data=data, left_out=left_out(dataset, stores))
         run = Run(record, state.history, state.model, config, run_dir)
         if run_dir:
             on_main(save_run, run)

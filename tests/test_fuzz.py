@@ -615,7 +615,8 @@ def test_features(lab, files, chosen, source, output, data):
         put_run(root, lab, data, data.draw(st.integers(0, 4)) == 0)
         beside = str(Path(output).with_suffix('.txt')) if Path(output).name else output
         words = ['features', *words_of(chosen), '--', 'run', f'./{source}', output]
-        if check(words, root, [output, beside]) == 0:
+        if check(words, root, [output, beside, f'{output}.blocks']) == 0:
+            assert not (root / 'here' / f'{output}.blocks').exists()
             rows, listed = np.load(root / 'here' / output), (root / 'here' / beside).read_bytes()
             assert len(rows) == listed.count(b'\n') and np.allclose(
                 np.linalg.norm(rows, axis=1), 1, atol=1e-4
@@ -666,6 +667,35 @@ def test_export(lab, chosen, output, data):
         check(['export', *words_of(chosen), '--', 'run', output], root, [output])
 
 
+SEARCHING = options(
+    top=number(1, 3, 10),
+    threshold=rarely(odd_numbers, ['auto', '0.5', '1']),
+    on_error=rarely(st.text(max_size=5), ['raise', 'skip', 'skip']),
+    height=number(64),
+    width=number(32),
+    arch=rarely(st.text(max_size=5), ['small']),
+    fast=st.none(),
+)
+
+
+@examples(20)
+@given(crops(), SEARCHING, rarely(stems, ['found']), rarely(stems, ['index']), st.data())
+def test_search(lab, files, chosen, output, index, data):
+    with room() as root:
+        put_run(root, lab, data, data.draw(st.integers(0, 4)) == 0)
+        put_crops(root, 'crops', files)
+        gallery = data.draw(rarely(stems, ['crops', 'crops', 'f.npy']))
+        if gallery == 'f.npy':
+            for file in ('f.npy', 'f.txt'):
+                put(root, file, data.draw(damaged((lab / file).read_bytes())))
+            (root / 'here' / 'world').symlink_to(lab / 'world')
+        query = data.draw(rarely(stems, ['crops', f'crops/{next(iter(files))}']))
+        words = [f'--output={output}', f'--index={index}', *words_of(chosen), '--', 'run', query, gallery]
+        status = check(['search', *words], root, [output, index])
+        if status == 0:
+            assert (root / 'here' / output / 'matches.csv').stat().st_size > 0
+
+
 @examples(6)
 @given(rarely(crops(), [None]), names('.html'), st.data())
 def test_report(lab, files, output, data):
@@ -675,7 +705,8 @@ def test_report(lab, files, output, data):
             put_crops(root, 'world', files)
         else:
             (root / 'here' / 'world').symlink_to(lab / 'world')
-        check(['report', 'run', '--data-dir', 'world', '--output', output], root, [output])
+        words = ['--on-error', data.draw(rarely(st.text(max_size=5), ['raise', 'skip']))]
+        check(['report', 'run', '--data-dir', 'world', '--output', output, *words], root, [output])
 
 
 # --- training
@@ -778,6 +809,7 @@ SETTINGS = st.dictionaries(
         recipe=rarely(stems, ['none', 'tiny']),
         device=rarely(st.text(max_size=5), ['cpu', 'auto']),
         log_to=rarely(st.text(max_size=5), ['tensorboard']),
+        on_error=rarely(st.text(max_size=5), ['raise', 'skip', 'skip']),
         resume=st.none(),
     ),
     SETTINGS,

@@ -54,8 +54,9 @@ KILLED = {
 
 def shrink():
     "Worlds and studies of the usual names in small, in this process."
-    from mcl import report, studies, world
+    from mcl import extraction, report, studies, world
 
+    extraction.BLOCK = 7
     world.PRESETS.update(tiny=SMALL, source=SMALL)
     studies.STUDY_PRESETS['tiny'] = (dict(SHORT, epochs=1), 1)
     seeds, variants = studies.STUDIES['reproduce']
@@ -276,3 +277,22 @@ def test_ctrl_c_in_a_terminal(lab, tmp_path):
         err = process.communicate(timeout=120)[1]
     assert process.returncode == 130 and 'Traceback' not in err, err
     assert err.splitlines()[-1].rpartition('\r')[2].startswith('mcl: interrupted')
+
+
+EARLY = '''
+import sys
+
+class Pressed:
+    def find_spec(name, *_):
+        if name == 'mcl.commands':
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Pressed)
+from mcl.__main__ import main
+main()
+'''
+
+
+def test_ctrl_c_before_the_command_is_loaded():
+    ended = subprocess.run([sys.executable, '-c', EARLY], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, '', 'mcl: interrupted before it began\n')

@@ -145,3 +145,57 @@ def test_an_annotation_into_a_folder_that_cannot_be_made_is_refused_first(tmp_pa
     (tmp_path / 'file').write_text('mine')
     words = 'annotate', tmp_path / 'no.npy', tmp_path / 'no_labels.npy', tmp_path / 'file' / 'soft'
     assert 'file' in said(capsys, *words) and (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_a_broken_crop_ends_no_command_that_may_leave_it_out(world, tmp_path, capsys):
+    "The record names it; report and features say so; without the option, each command names it and stops."
+    root, run = shutil.copytree(world.root, tmp_path / 'crops'), tmp_path / 'run'
+    broken = sorted((root / 'bounding_box_train').iterdir())[4]
+    broken.write_bytes(b'no image')
+    short = ['--epochs', 1, '--steps-per-epoch', 2, '--p', 4, '--method', 'full']
+    commands = [
+        ['train', '--data-dir', root, '--run-dir', run, *short],
+        ['report', run, '--data-dir', root, '--images', 20],
+        ['features', run, root, tmp_path / 'f.npy'],
+    ]
+    for command in commands:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in command])
+        assert ended.value.code == 2 and broken.name in capsys.readouterr().err
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in (*command, '--on-error', 'skip')])
+        assert ended.value.code in (0, None)
+    left_out = json.loads((run / 'record.json').read_text())['left_out']
+    assert left_out == {'train': dict(images=1, first=[f'bounding_box_train/{broken.name}'])}
+    assert broken.name in (run / 'report.html').read_text()
+    assert broken.name not in (tmp_path / 'f.txt').read_text()
+
+
+def test_features_go_on_after_a_kill_and_are_those_of_an_unbroken_command(world, finished, tmp_path, capsys):
+    import mcl.extraction as extraction
+
+    words, lost = ['features', str(finished), str(world.root)], []
+    write = extraction.write_block
+
+    def fails_late(file, *arguments):
+        if file.name.startswith('000005'):
+            raise OSError(5, 'Input/output error')
+        lost.append(file.name)
+        write(file, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, 'BLOCK', 20)
+        with pytest.raises(SystemExit, match='^0$'):
+            main([*words, str(tmp_path / 'whole.npy')])
+        patch.setattr(extraction, 'write_block', fails_late)
+        with pytest.raises(SystemExit, match='^2$'):
+            main([*words, str(tmp_path / 'f.npy')])
+        assert not (tmp_path / 'f.npy').exists() and not (tmp_path / 'f.txt').exists()
+        before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / 'f.npy.blocks').glob('0*')}
+        assert sorted(before) == lost
+        patch.setattr(extraction, 'write_block', write)
+        with pytest.raises(SystemExit, match='^0$'):
+            main([*words, str(tmp_path / 'f.npy')])
+    assert (tmp_path / 'f.npy').read_bytes() == (tmp_path / 'whole.npy').read_bytes()
+    assert (tmp_path / 'f.txt').read_bytes() == (tmp_path / 'whole.txt').read_bytes()
+    assert not (tmp_path / 'f.npy.blocks').exists()
