@@ -251,6 +251,12 @@ def test_a_module_can_be_read_in_one_sitting(name):
     assert lines <= MODULE, f'{lines} lines'
 
 
+def test_half_of_the_modules_are_short():
+    sizes = [len(module_lines(name)) for name in LIBRARY]
+    short = sum(size < MODULE // 2 for size in sizes)
+    assert 2 * short >= len(sizes), f'{short} of {len(sizes)} modules are below {MODULE // 2} lines'
+
+
 @every_library_notebook
 def test_a_library_notebook_tests_and_draws(name):
     assert count_tests(name), 'no test'
