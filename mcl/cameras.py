@@ -177,7 +177,10 @@ def scenery_of(
     for camera in range(world.n_cams):
         kind = kinds[camera % len(kinds)]
         views.append(surroundings(rng, h + h // 4, 5 * w, world.domain, kind))
-    return np.stack(views)
+    views = np.stack(views)
+    if world.scenery_gap < 1:
+        views += (1 - world.scenery_gap) * (views.mean(0) - views)
+    return views
 
 # %% ../nbs/01e_cameras.ipynb #f28abd88
 @njit(cache=True, nogil=True)

@@ -38,7 +38,7 @@ from .variants import PHOTOGRAPHS, STUDIES
     cls=accepting(root='output'),
 )
 def pedworld_command(
-    preset: Annotated[str, typer.Argument(help='tiny, desk, market1501, msmt17 or source')] = 'desk',
+    preset: Annotated[str, typer.Argument(help='tiny, desk, desk2, market1501, msmt17 or source')] = 'desk',
     output: Annotated[
         Optional[Path], typer.Option(help='folder to write; default worlds/PRESET-seedSEED')
     ] = None,
@@ -199,7 +199,7 @@ def one_line(record: dict) -> str:
 )
 def reproduce_command(
     preset: Annotated[
-        str, typer.Option(help='tiny: a smoke test people can watch; desk: the study')
+        str, typer.Option(help='tiny: a smoke test people can watch; desk: the study; desk2: recalibrated')
     ] = 'desk',
     study: Annotated[str, typer.Option(help=', '.join(STUDIES))] = 'reproduce',
     output: Annotated[
@@ -233,7 +233,7 @@ def reproduce_command(
     expect(written, nothing)
     folder = written.parent.parent.parent if study in PHOTOGRAPHS else written.parent.parent
     table = draw_study(study, written, folder)
-    if study == 'reproduce' and written == results:
+    if study == 'reproduce' and written == results and name == study:
         draw_run_pictures(preset, work_dir, output)
     typer.echo(printable(f'\n{table}\n\nwrote {written} and what is drawn from it in {folder}'))
     if written != results:

@@ -243,7 +243,13 @@ DESK_MCL_PLUS = replace(
 )  # with what the ablations found
 
 # %% ../nbs/10_config.ipynb #b4ad82ac
-WORLD_RECIPES = {'tiny': TINY, 'desk': DESK, 'market1501': BENCHMARK_SIZE, 'msmt17': BENCHMARK_SIZE}
+WORLD_RECIPES = {
+    'tiny': TINY,
+    'desk': DESK,
+    'desk2': DESK,
+    'market1501': BENCHMARK_SIZE,
+    'msmt17': BENCHMARK_SIZE,
+}
 
 
 def recipe_of(

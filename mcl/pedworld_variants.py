@@ -13,6 +13,7 @@ from .config import BENCHMARK_SIZE, DESK, TINY
 STUDY_PRESETS = {
     'tiny': (TINY, 1),
     'desk': (DESK, 5),
+    'desk2': (DESK, 5),
     'market1501': (BENCHMARK_SIZE, 1),
     'msmt17': (BENCHMARK_SIZE, 1),
 }

@@ -45,7 +45,7 @@ def draw_study(
     (out / f'{results.stem}.md').write_text(text, encoding='utf-8')
     if study in PICTURES:
         from mcl import plots
-        plots.draw_cost(results, out, PICTURES[study])
+        plots.draw_cost(results, out, PICTURES[study] + results.stem.removeprefix(study))
     return text
 
 # %% ../nbs/18_report.ipynb #96fe5598
