@@ -20,7 +20,7 @@ from mcl.data import load_dataset, read_ids
 from mcl.evaluation import evaluate
 from mcl.images import open_stores
 from mcl.models import build_model, extract_features
-from mcl.records import provenance
+from mcl.records import commit, provenance
 from mcl.sampling import split_subsets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ def measured(name: str, root: Path) -> list[dict]:
     for network, (arch, weights, size) in NETWORKS.items():
         stores = open_stores(dataset, size, progress=False)
         seen = looked_at(build_model(arch, weights), stores)
-        rows.append(dict(world=name, network=network, **facts, **seen))
+        rows.append(dict(world=name, network=network, **facts, **seen, commit=commit()))
     return rows
 
 
@@ -73,7 +73,8 @@ def main():
     parser.add_argument('--market', type=Path, required=True, help='folder of Market-1501')
     parser.add_argument('--out', type=Path, default=RESULTS)
     options = parser.parse_args()
-    rows = json.loads(options.out.read_text())['runs'] if options.out.exists() else []
+    found = json.loads(options.out.read_text()) if options.out.exists() else dict(runs=[])
+    rows = [dict(commit=found['commit']) | row for row in found['runs']]
     for name in ['market1501', *options.worlds]:
         if all(row['world'] != name for row in rows):
             rows += measured(name, options.market if name == 'market1501' else ROOT / 'runs' / 'worlds')
