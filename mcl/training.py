@@ -25,7 +25,7 @@ from .distributed import explain_lost_process, join_processes, on_main, processe
 from .epoch import make_plan, run_epoch
 from .evaluation import RankMetrics, check_matches, evaluate
 from .images import Stores, open_stores
-from .models import ReIDNet, save_weights
+from .models import ReIDNet, reason_of, save_weights
 from .names import ReIDDataset
 from .records import left_out, make_record
 from .run_folders import check_data, only_here
@@ -72,7 +72,7 @@ def read_checkpoint(path: Path, device: torch.device | str = 'cpu') -> dict:
     except OSError:
         raise
     except Exception as error:
-        raise damaged(path, (str(error) or type(error).__name__).splitlines()[0]) from error
+        raise damaged(path, reason_of(error)) from error
     if not isinstance(saved, dict):
         raise damaged(path, f'it holds a {type(saved).__name__}')
     wrong = [name for name, kind in PARTS.items() if not isinstance(saved.get(name), kind)]
@@ -113,7 +113,7 @@ def load_checkpoint(path: Path, config: TrainConfig, device: torch.device | str 
         labels = None if saved.get('labels') is None else saved['labels'].cpu().numpy()
         watch = Stopwatch(saved['seconds'])
     except Exception as error:
-        raise damaged(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise damaged(path, reason_of(error)) from error
     return dataclasses.replace(state, watch=watch, history=saved['history'], labels=labels)
 
 # %% ../nbs/12c_training.ipynb #65c4cbfd
