@@ -17,18 +17,20 @@ from typing import Annotated, Optional
 
 import typer
 
-from . import network_commands  # noqa: F401  (registers evaluate, search, pretrain)
-from .commands import Device, OnError, accepting, app, say
+from . import map_command, network_commands  # noqa: F401  (registers map, evaluate, search, pretrain)
+from .commands import DataDir, Dataset, Device, OnError, OwnDataset, Pattern, Table, accepting, app, say
 from .config import METHODS, RECIPES, TrainConfig
 from mcl.core import (
     EXTRA_OF,
     expect,
     expect_one_of,
     missing_package,
+    out_of_memory,
     printable,
     write_text,
 )
 from .options import chosen_config, given, method_of, read_config, to_toml, with_options
+from .usage import run_commands
 from .variants import PHOTOGRAPHS, STUDIES
 
 # %% ../nbs/19_cli.ipynb #184e3531
@@ -38,7 +40,9 @@ from .variants import PHOTOGRAPHS, STUDIES
     cls=accepting(root='output'),
 )
 def pedworld_command(
-    preset: Annotated[str, typer.Argument(help='tiny, desk, desk2, market1501, msmt17 or source')] = 'desk',
+    preset: Annotated[
+        str, typer.Argument(metavar='PRESET', help='tiny, desk, desk2, market1501, msmt17 or source')
+    ] = 'desk',
     output: Annotated[
         Optional[Path], typer.Option(help='folder to write; default worlds/PRESET-seedSEED')
     ] = None,
@@ -63,22 +67,10 @@ def pedworld_command(
 )
 @with_options
 def train_command(
-    dataset: Annotated[
-        Optional[str],
-        typer.Option(
-            help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir, else '
-            'pedworld-tiny'
-        ),
-    ] = None,
-    data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies, or is rendered')] = None,
-    table: Annotated[
-        Optional[Path],
-        typer.Option(help='plain folder: CSV file with the columns path, and any of pid, camid, time, split'),
-    ] = None,
-    pattern: Annotated[
-        Optional[str],
-        typer.Option(help='plain folder: regular expression for paths, with groups camera, time, pid, split'),
-    ] = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    table: Table = None,
+    pattern: Pattern = None,
     method: Annotated[
         Optional[str],
         typer.Option(
@@ -243,16 +235,11 @@ def reproduce_command(
 # %% ../nbs/19_cli.ipynb #b81ed57f
 @app.command('report', epilog='Example: mcl report runs/mine --dataset pedworld-tiny')
 def report_command(
-    run_dir: Annotated[Path, typer.Argument(help='folder of a finished run')],
-    dataset: Annotated[
-        Optional[str],
-        typer.Option(help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir'),
-    ] = None,
-    data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies')] = None,
-    table: Annotated[Optional[Path], typer.Option(help='plain folder: CSV file, as for train')] = None,
-    pattern: Annotated[
-        Optional[str], typer.Option(help='plain folder: regular expression, as for train')
-    ] = None,
+    run_dir: Annotated[Path, typer.Argument(metavar='RUN_DIR', help='folder of a finished run')],
+    dataset: OwnDataset = None,
+    data_dir: DataDir = None,
+    table: Table = None,
+    pattern: Pattern = None,
     images: Annotated[int, typer.Option(help='how many images the page shows, at most')] = 1500,
     on_error: OnError = 'raise',
     output: Annotated[Optional[Path], typer.Option(help='page to write; default RUN_DIR/report.html')] = None,
@@ -305,11 +292,11 @@ def in_one_line(error: BaseException) -> str:
     missing = str(getattr(error, 'name', None)).partition('.')[0]
     if isinstance(error, ModuleNotFoundError) and missing in EXTRA_OF:
         text = missing_package(missing)
-    elif isinstance(error, MemoryError) or 'out of memory' in text.lower():
+    elif out_of_memory(error) and not text.startswith('not enough memory for'):
         text = f'not enough memory ({text}): use smaller batches, fewer images, or a larger machine'
     elif isinstance(error, KeyError):
         text = f'{text} is missing: was this file made by another program?'
-    elif not isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
+    elif not isinstance(error, (ValueError, OSError, MemoryError, FloatingPointError, ImportError)):
         advice = 'this may be a fault of mcl; `mcl --debug ...` shows where it arose'
         text = f'{type(error).__name__}: {text} ({advice})'
     return printable(as_options(text))
@@ -354,7 +341,7 @@ def main(arguments: Optional[list] = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: complain(message)
-            app(args=words, prog_name='mcl')
+            run_commands(app, words)
     except (KeyboardInterrupt, SystemExit) as ending:
         if not was_interrupted(ending):
             raise

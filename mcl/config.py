@@ -70,14 +70,15 @@ class TrainConfig:
     decay_every: int = 20            # epochs after which the learning rate falls to a tenth
 
     # --- network and images
-    arch: str = 'small'             # architecture, see mcl.models
-    weights: str | None = 'source'  # starting weights, see mcl.models; None: random
+    arch: str = 'small'             # small, efficientnet_lite0, resnet50, or timm:NAME
+    weights: str | None = 'source'  # the start: source (drawn people), imagenet, a file; None: random
     height: int = 64                # height of an image, pixels
     width: int = 32                 # width of an image, pixels
 
     # --- the run
     seed: int = 0               # of everything random
     precision: str = 'float32'  # of the backbone in training: 'float32', or 'bfloat16' by torch.autocast
+    batch_parts: int = 1        # parts that a batch is shown in: less memory, more time, see mcl.state
     compile: bool = False       # torch.compile the network: slow to start, faster on most GPUs
     evaluate_every: int = 0     # epochs between two measurements of mAP; 0: only at the end
     feature_precision: str = 'plain'  # of features in an epoch, see mcl.inference: 'fused_bfloat16' is fast
@@ -96,7 +97,7 @@ CHOICES = dict(
     split_by=('window', 'random'),
     clusterer=('dbscan', 'louvain', 'leiden'),
     precision=('float32', 'bfloat16'),
-    feature_precision=('plain', 'fused', 'fused_bfloat16'),
+    feature_precision=('plain', 'fused', 'fused_bfloat16', 'openvino', 'openvino_bfloat16'),
 )  # settings that are one of a few words
 
 
@@ -108,7 +109,7 @@ def check_choices(config) -> None:
 
 def check_ranges(config) -> None:
     "ValueError for a number outside of its range."
-    for name in ('epochs', 'steps_per_epoch', 'p', 'k', 'height', 'width', 'decay_every'):
+    for name in ('epochs', 'steps_per_epoch', 'p', 'k', 'height', 'width', 'decay_every', 'batch_parts'):
         value = getattr(config, name)
         expect(value >= 1, f'{name} is {value}: it must be at least 1')
     for name in ('phase_two_share', 'polish_share'):

@@ -22,7 +22,7 @@ from .prototypes import MetaPrototypes, refine
 from .pseudo_labels import found_labels
 from .quality import annotation_quality, label_quality, stability, with_noise
 from .sampling import CrossSetSampler, IdentitySampler, draw_subsets, split_subsets
-from .state import RunState, augmented_images, epoch_seed, optimise
+from .state import RunState, augmented_images, epoch_seed, explain_memory, optimise
 
 # %% ../nbs/11_epoch.ipynb #1e82651e
 @dataclass(frozen=True)
@@ -257,7 +257,8 @@ def run_phase_two(
         memory = MetaPrototypes.from_labels(features, sampler.labels, **settings)
     stream = first(steps, batches.phase_two(labels, sampler, plan), config.prefetch)
     losses = (phase_two_step(state.network, batch, prototypes, config, memory) for batch in stream)
-    row = dict(polish_loss=optimise(state, losses, steps, bar))
+    with explain_memory(config):
+        row = dict(polish_loss=optimise(state, losses, steps, bar))
     if pids is not None:
         row.update(annotation_quality(nearest, subset_ids, pids[plan.annotated], len(state.history)))
     return row
@@ -286,7 +287,8 @@ def run_epoch(
     batches = Batches(config, store, camids, len(state.history), state.device)
     stream = first(steps, batches.phase_one(labels), config.prefetch)
     losses = (phase_one_step(state.network, *batch, prototypes, config.hard_update) for batch in stream)
-    row['loss'] = optimise(state, losses, steps, bar)
+    with explain_memory(config):
+        row['loss'] = optimise(state, losses, steps, bar)
     if len(plan.annotated):
         drawn = draw_subsets(plan.annotated, plan.subset_ids, config.annotated_subsets, batches.seed)
         part = replace(plan, annotated=drawn)

@@ -10,33 +10,38 @@ __all__ = ['evaluate_command', 'look_with', 'index_file', 'read_threshold', 'ope
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 import mcl
-from .commands import Arch, Device, Fast, Height, OnError, Width, accepting, app, say
+from mcl.commands import (
+    Arch,
+    DataDir,
+    Dataset,
+    Device,
+    Fast,
+    Height,
+    OnError,
+    Pattern,
+    Table,
+    Weights,
+    Width,
+    accepting,
+    app,
+    say,
+)
 from .config import SUPERVISED
 from .core import expect, printable, write_json
 
 # %% ../nbs/18d_network_commands.ipynb #baa675e3
 @app.command('evaluate', epilog='Example: mcl evaluate runs/mine --dataset pedworld-desk --rerank')
 def evaluate_command(
-    weights: Annotated[Path, typer.Argument(help='run folder, saved network, weights file, or source')],
-    dataset: Annotated[
-        Optional[str],
-        typer.Option(
-            help='a benchmark, pedworld-PRESET, or a folder; default: the folder --data-dir, else '
-            'pedworld-tiny'
-        ),
-    ] = None,
-    data_dir: Annotated[Optional[Path], typer.Option(help='where the data set lies')] = None,
-    table: Annotated[
-        Optional[Path], typer.Option(help='plain folder: CSV file with pid and split, as for train')
-    ] = None,
-    pattern: Annotated[
-        Optional[str], typer.Option(help='plain folder: regular expression, as for train')
-    ] = None,
+    weights: Weights,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    table: Table = None,
+    pattern: Pattern = None,
     rerank: Annotated[bool, typer.Option(help='k-reciprocal re-ranking')] = False,
     same_camera: Annotated[
         bool, typer.Option('--same-camera', help="let matches under the query's own camera count")
@@ -170,15 +175,18 @@ def summary(matches: list, threshold: float | None) -> str:
 # %% ../nbs/18d_network_commands.ipynb #8898c130
 @app.command('search', epilog='Example: mcl search runs/mine lost.jpg my/crops --output found')
 def search_command(
-    weights: Annotated[Path, typer.Argument(help='run folder, saved network, weights file, or source')],
-    query: Annotated[Path, typer.Argument(help='an image, or a folder of images')],
+    weights: Weights,
+    query: Annotated[Path, typer.Argument(metavar='QUERY', help='an image, or a folder of images')],
     gallery: Annotated[
-        Path, typer.Argument(help='folder of images, or a .npy file that mcl features wrote with WEIGHTS')
+        Path,
+        typer.Argument(
+            metavar='GALLERY', help='folder of images, or a .npy file that mcl features wrote with WEIGHTS'
+        ),
     ],
     output: Annotated[
         Path, typer.Option(help='folder for matches.csv and sheet.png')
     ] = Path('runs/search'),
-    top: Annotated[int, typer.Option(help='length of a list')] = 10,
+    top: Annotated[int, typer.Option(help='matches of each query, at most')] = 10,
     threshold: Annotated[
         str,
         typer.Option(help='similarity that a match should reach, or auto: from the clusters of GALLERY'),
@@ -246,7 +254,7 @@ def pretrain_command(
     output: Annotated[
         Path, typer.Option(help='weights file to write')
     ] = Path('small_source.safetensors'),
-    data_dir: Annotated[Path, typer.Option(help='where the data set lies, or is rendered')] = Path('worlds'),
+    data_dir: DataDir = Path('worlds'),
 ):
     "Make the small network's starting weights: supervised training on the source world, from random weights."
     from mcl.data import load_dataset

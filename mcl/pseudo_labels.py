@@ -15,11 +15,11 @@ from sklearn.cluster import AgglomerativeClustering
 
 from .clustering import cluster, dbscan
 from .config import TrainConfig
-from .core import watch_memory
 from .data import read_times
 from .distributed import from_all, on_main, share_out
 from .images import ImageStore
 from .jaccard import jaccard_graph
+from .measuring import watch_memory
 from .prototypes import MetaPrototypes
 from .state import RunState
 

@@ -19,12 +19,13 @@ from tqdm.auto import tqdm
 
 from .clustering import cluster
 from .config import TrainConfig, from_json, to_json
-from .core import Stopwatch, expect, write_json, write_whole
+from .core import expect, write_json, write_whole
 from .data import read_ids
 from .distributed import explain_lost_process, join_processes, on_main, processes, shared_features
 from .epoch import make_plan, run_epoch
 from .evaluation import RankMetrics, check_matches, evaluate
 from .images import Stores, open_stores
+from .measuring import Stopwatch
 from .models import ReIDNet, reason_of, save_weights
 from .names import ReIDDataset
 from .records import left_out, make_record

@@ -22,7 +22,8 @@ SHORT = [
     for setting in ('epochs=1', 'steps_per_epoch=2', 'p=4', 'n_subsets=2', 'k1=10', 'k2=3')
     for word in ('--set', setting)
 ]
-COMMANDS = 'pedworld train evaluate features export cluster annotate report pretrain reproduce'.split()
+COMMANDS = 'pedworld train evaluate features export cluster annotate map search'.split()
+COMMANDS += 'report pretrain reproduce'.split()
 
 
 def mcl(*words, cwd=None):
@@ -82,6 +83,50 @@ def test_cluster_then_annotate(tmp_path):
     done = mcl('annotate', 'f.npy', 'l.npy', 'shards', '--top-k', 3, cwd=tmp_path)
     assert '200 soft labels over 10 meta-prototypes' in done.stdout, done
     assert np.array_equal(np.load(tmp_path / 'shards' / 'part-00000.prototypes.npy'), soft['prototypes'])
+
+
+def test_a_set_that_grows_has_the_labels_of_a_fresh_clustering(tmp_path):
+    rows, options = features(), ('--k1', 10, '--k2', 3)
+    for name, part in (('old', rows[:150]), ('new', rows[150:]), ('all', rows)):
+        np.save(tmp_path / f'{name}.npy', part)
+    for name in ('old', 'new'):
+        done = mcl('cluster', f'{name}.npy', 'labels.npy', '--update', 'state.npz', *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert '200 images' in done.stdout
+    assert mcl('cluster', 'all.npy', 'fresh.npy', *options, cwd=tmp_path).returncode == 0
+    assert (tmp_path / 'labels.npy').read_bytes() == (tmp_path / 'fresh.npy').read_bytes()
+    words = ('cluster', 'new.npy', 'labels.npy', '--update', 'state.npz')
+    assert 'add --k1 10 --k2 3' in refused(*words, cwd=tmp_path)
+    assert 'was this call made before' in refused(*words, *options, cwd=tmp_path)
+
+
+def test_a_map_from_images_and_from_their_features(tiny, tmp_path):
+    crops = tiny.query[0].path.parent
+    assert mcl('features', 'source', crops, 'crops.npy', cwd=tmp_path).returncode == 0
+    words = ('--layout', 'pca', '--k1', 10, '--k2', 3)
+    assert mcl('map', 'crops.npy', 'a.csv', *words, cwd=tmp_path).returncode == 0
+    done = mcl('map', 'source', 'b.csv', '--data-dir', crops, *words, cwd=tmp_path)
+    assert done.returncode == 0 and f'{len(tiny.query)} images' in done.stdout, done.stderr
+    assert (tmp_path / 'a.csv').read_bytes() == (tmp_path / 'b.csv').read_bytes()
+
+
+@pytest.mark.parametrize(
+    'words, said',
+    [
+        (['cluster', 'a', 'b', '--epss', '3'], 'cluster has no option --epss: did you mean --eps?'),
+        (['clster'], 'no command clster: did you mean cluster?'),
+        (['cluster'], 'cluster needs FEATURES'),
+        (['cluster', 'a', 'b', '--k1', 'x'], "cluster: invalid value for '--k1'"),
+        (['cluster', 'a', 'b', 'c'], 'cluster: got unexpected extra argument'),
+        (['train', '--epochs'], "Option '--epochs' requires an argument"),
+        (['--nosuch'], 'mcl has no option --nosuch'),
+    ],
+)
+def test_a_mistake_in_the_words_is_one_line(words, said, tmp_path):
+    done = mcl(*words, cwd=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f'mcl: {said}')
 
 
 def test_nan_features_are_named_and_nothing_is_written(tmp_path):

@@ -4,8 +4,10 @@ import configparser
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +185,22 @@ def test_a_type_checker_sees_the_public_names():
 
 def test_python_minus_m_is_the_command():
     assert python('-m', 'mcl', '--version').stdout == f'mcl {mcl.__version__}\n'
+
+
+def test_a_wheel_can_be_built_from_the_source_archive(tmp_path):
+    pytest.importorskip('setuptools')
+    (tmp_path / 'here').mkdir()
+    for name in ('setup.py', 'settings.ini', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE'):
+        shutil.copy(ROOT / name, tmp_path / 'here')
+    shutil.copytree(ROOT / 'mcl', tmp_path / 'here' / 'mcl', ignore=shutil.ignore_patterns('__pycache__'))
+    words = ('setup.py', '-q', 'sdist', '-d', tmp_path)
+    done = python('-W', 'ignore', *words, cwd=tmp_path / 'here')
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob('*.tar.gz')
+    with tarfile.open(archive) as found:
+        held = {name.partition('/')[2] for name in found.getnames()}
+    assert {'setup.py', 'settings.ini', 'README.md', 'LICENSE', 'mcl/py.typed'} <= held
+    assert {f'mcl/{module}.py' for module in MODULES} <= held
 
 
 def test_every_requirement_has_a_floor():

@@ -1,6 +1,7 @@
 """What leaves a run: curves, features, an exported network, a search."""
 
 import csv
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mcl import training
 from mcl.config import TrainConfig
 from mcl.evaluation import search
 from mcl.images import ImageStore, normalise
@@ -231,6 +233,37 @@ def test_other_trackers_see_the_curves(tiny, tiny_stores, tmp_path, monkeypatch,
         values = mlflow.MlflowClient().get_metric_history(found.info.run_id, 'losses/loss')
         assert [(v.step, v.value) for v in values] == [*enumerate(losses)]
         assert found.info.run_name == 'mine' and found.data.params['n_subsets'] == '2'
+
+
+@pytest.mark.parametrize('name', ['wandb', 'mlflow'])
+def test_a_resumed_run_goes_on_in_the_run_of_its_tracker(tiny, tiny_stores, tmp_path, monkeypatch, name):
+    service = pytest.importorskip(name)
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/mlflow.db')
+    folder, config = tmp_path / 'mine', TrainConfig(**SHORT)
+    todo = dict(stores=tiny_stores, progress=False, log_to=name)
+    save = training.save_checkpoint
+
+    def stop_after_one(state, *rest):
+        save(state, *rest)
+        if len(state.history) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, 'save_checkpoint', stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tiny, folder, **todo)
+    (before,) = json.loads((folder / 'tracker_runs.json').read_text()).values()
+    history = train(config, tiny, folder, resume=True, **todo).history
+    (after,) = json.loads((folder / 'tracker_runs.json').read_text()).values()
+    assert before == after
+    if name == 'wandb':
+        kept = [path.parent.name for path in (folder / 'wandb').glob('offline-run-*/*.wandb')]
+        assert kept and all(name.endswith(f'-{before}') for name in kept)
+    else:
+        (found,) = service.search_runs(experiment_names=['mcl'], output_format='list')
+        values = service.MlflowClient().get_metric_history(found.info.run_id, 'losses/loss')
+        assert [(v.step, v.value) for v in values] == [(row['epoch'], row['loss']) for row in history]
 
 
 def test_resnet50_is_exported_too(tmp_path):

@@ -16,7 +16,8 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from mcl.config import METHOD_SETTINGS, METHODS, TrainConfig, from_json
+from mcl import epoch
+from mcl.config import METHOD_SETTINGS, METHODS, TrainConfig, from_json, to_json
 from mcl.data import load_dataset
 from mcl.images import Stores
 from mcl.models import build_model, save_weights
@@ -140,6 +141,30 @@ def test_resume_gives_the_same_numbers_bit_for_bit(tiny, tiny_stores, tmp_path):
     resumed = train(config, tiny, tmp_path, resume=True, stores=tiny_stores, progress=False)
     assert same_weights(whole, resumed)
     assert whole.record['mAP'] == resumed.record['mAP']
+
+
+def test_a_batch_in_parts_costs_images_nothing_and_resumes_bit_for_bit(tiny, tiny_stores, tmp_path):
+    config = TrainConfig(**SHORT, batch_parts=3)
+    whole = train(config, tiny, tmp_path / 'whole', stores=tiny_stores, progress=False)
+    plain = train(TrainConfig(**SHORT), tiny, stores=tiny_stores, progress=False)
+    assert whole.record['images_seen'] == plain.record['images_seen']
+    assert not same_weights(whole, plain)    # batch norm looks at a part
+    first = dataclasses.replace(config, epochs=1)
+    train(first, tiny, tmp_path / 'run', stores=tiny_stores, progress=False)
+    saved = torch.load(tmp_path / 'run' / 'checkpoint.pt', weights_only=True)
+    torch.save(dict(saved, config=to_json(config)), tmp_path / 'run' / 'checkpoint.pt')
+    resumed = train(config, tiny, tmp_path / 'run', resume=True, stores=tiny_stores, progress=False)
+    assert same_weights(whole, resumed)
+
+
+def test_a_batch_too_large_for_memory_names_the_settings(tiny, tiny_stores, tmp_path, monkeypatch):
+    def too_large(*_, **__):
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')
+
+    monkeypatch.setattr(epoch, 'phase_one_step', too_large)
+    with pytest.raises(MemoryError, match='p=6 x k=4 images of height=64 x width=32: raise batch_parts'):
+        train(TrainConfig(**SHORT), tiny, tmp_path, stores=tiny_stores, progress=False)
+    assert not (tmp_path / 'record.json').exists()
 
 
 def test_a_finished_run_is_not_overwritten(tiny, tiny_stores, tmp_path):
