@@ -116,8 +116,11 @@ def train_command(
     """
     from mcl.data import load_dataset
     from mcl.distributed import join_processes, on_main
+    from mcl.tracking import check_tracker
     from mcl.training import train
 
+    expect_one_of(on_error, ('raise', 'skip'), '--on-error')
+    check_tracker(log_to, run_dir)
     name, root = (data_dir, None) if data_dir and not dataset else (dataset or 'pedworld-tiny', data_dir)
     told = read_config(config) if config else {}
     method = method_of(method, told)
@@ -126,7 +129,6 @@ def train_command(
     images = on_main(load_dataset, name, root=root, pattern=pattern, table=table)
     if method is None:
         chosen = fitting(chosen, images)
-    expect_one_of(on_error, ('raise', 'skip'), '--on-error')
     stores = open_cache(images, (chosen.height, chosen.width), cache, on_error) if cache else None
     run = train(chosen, images, run_dir, resume, stores, device, log_to=log_to, on_error=on_error)
     on_main(write_text, run_dir / 'config.toml', to_toml(chosen))
