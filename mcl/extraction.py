@@ -23,7 +23,7 @@ from .core import check_output, expect, expect_one_of, open_features, read_objec
 from .distributed import on_main, processes, share_out
 from .images import ImageStore
 from .inference import fast_network
-from .loading import ahead
+from .loading import ahead, open_images
 from .models import extract_features
 from .names import Sample
 from .run_folders import fingerprint, only_here
@@ -37,10 +37,10 @@ def span_of(block: int, n: int) -> range:
     return range(block * BLOCK, min((block + 1) * BLOCK, n))
 
 
-def open_block(samples, size: tuple, on_error: str) -> ImageStore | None:
+def open_block(samples, size: tuple, on_error: str, cache: Path | None = None) -> ImageStore | None:
     "The decoded images of a block; None where none of them can be read and that is to be borne."
     try:
-        return ImageStore(samples, size, on_error, progress=False)
+        return open_images(samples, size, cache, on_error, progress=False)
     except ValueError:
         if on_error == 'raise':
             raise
@@ -76,6 +76,8 @@ class Task(NamedTuple):
     samples: list[Sample]  # n images
     size: tuple            # height and width, pixels
     on_error: str          # an unreadable image: 'raise' or 'skip'
+    cache: Path | None = None  # folder of decoded images, see `open_images`
+    precision: str = 'plain'   # of the network, see `fast_network`
 
     @property
     def folder(self) -> Path:
@@ -112,7 +114,7 @@ def missing_blocks(task: Task) -> list[int]:
     folder = task.folder
     images = fingerprint((s.path for s in task.samples), task.output.parent)
     about = dict(images, size=list(task.size), on_error=task.on_error, block=BLOCK,
-                 weights=network_fingerprint(task.model), precision=str(getattr(task.model, 'precision', '')))
+                 weights=network_fingerprint(task.model), precision=task.precision)
     others = [path for path in folder.iterdir() if path.name != '.lock']
     ours = not others or (folder / NOTE).is_file()
     expect(ours, f'{folder} holds files of something else: choose another output, or move that folder away')
@@ -179,7 +181,7 @@ def stores_of(task: Task, blocks: list[int]) -> Iterator[ImageStore | None]:
     "The decoded images of some blocks, each decoded while the network looks at the block before."
     def images(block):
         span = span_of(block, len(task.samples))
-        return open_block(task.samples[span.start : span.stop], task.size, task.on_error)
+        return open_block(task.samples[span.start : span.stop], task.size, task.on_error, task.cache)
 
     return ahead(images(block) for block in blocks)
 
@@ -210,6 +212,7 @@ def extract_to_file(
     on_error: str = 'raise',   # an unreadable image: 'raise' an error that names it, or 'skip' it
     precision: str = 'plain',  # of the network, see `fast_network`
     progress: bool = True,     # show a bar
+    cache: Path | None = None,  # folder of decoded images, see `open_images`
 ) -> tuple[int, list[Path]]:   # number of features written, and the images that were left out
     """Features of images, float32 (n, d), and their names; after a kill, the same call goes on.
 
@@ -220,7 +223,8 @@ def extract_to_file(
     """
     expect_one_of(on_error, ('raise', 'skip'), 'on_error')
     expect(len(samples), 'No samples, so there is no image to read. Does this data set have that split?')
-    task = Task(Path(output), fast_network(model, precision), list(samples), tuple(size), on_error)
+    network = fast_network(model, precision)
+    task = Task(Path(output), network, list(samples), tuple(size), on_error, cache, precision)
     check_output(task.output, '.npy', size=8 * len(samples) * model.dim)
     check_names(task.samples)
     on_main(check_pair, task.output, task.samples)

@@ -17,6 +17,8 @@ import typer
 import mcl
 from mcl.commands import (
     Arch,
+    Backend,
+    Cache,
     DataDir,
     Dataset,
     Device,
@@ -51,21 +53,24 @@ def evaluate_command(
     width: Width = None,
     device: Device = 'auto',
     fast: Fast = False,
+    backend: Backend = 'torch',
+    cache: Cache = None,
 ):
     "Rank the gallery of a data set with trained weights and print mAP, CMC and mINP."
     from mcl.data import load_dataset, samples_of
     from mcl.distributed import find_device
     from mcl.evaluation import evaluate
-    from mcl.images import ImageStore
-    from mcl.inference import fast_network
+    from mcl.inference import fast_network, precision_of
+    from mcl.loading import open_images
     from mcl.models import extract_features, load_model, shape_of
 
     arch, height, width = shape_of(weights, arch, height, width)
     model = load_model(weights, arch).to(find_device(device))
-    model = fast_network(model, 'fused_bfloat16' if fast else 'plain')
+    model = fast_network(model, precision_of(fast, backend))
     name, root = (data_dir, None) if data_dir and not dataset else (dataset or 'pedworld-tiny', data_dir)
     data = load_dataset(name, root=root, pattern=pattern, table=table)
-    stores = [ImageStore(samples_of(data, split), (height, width)) for split in ('query', 'gallery')]
+    splits = [samples_of(data, split) for split in ('query', 'gallery')]
+    stores = [open_images(samples, (height, width), cache) for samples in splits]
     features = [extract_features(model, store) for store in stores]
     samples = [store.samples for store in stores]
     metrics = evaluate(*features, *samples, use_rerank=rerank, same_camera=same_camera)
