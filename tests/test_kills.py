@@ -269,7 +269,9 @@ def test_ctrl_c_in_a_terminal(lab, tmp_path):
         '--set',
         'epochs=10000',
     ]
-    with subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True) as process:
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background would not hear it
+    command = [str(word) for word in words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         checkpoint, deadline = Path(tmp_path, 'run', 'checkpoint.pt'), time.monotonic() + 120
         while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
