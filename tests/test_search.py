@@ -138,7 +138,7 @@ def test_a_damaged_index_is_made_anew(place, capsys):
         (('empty', 'gallery'), 'holds no .jpg'),
         (('broken.jpg', 'gallery'), 'broken.jpg: cannot be read'),
         (('broken.jpg', 'gallery', '--on-error', 'skip'), 'no image can be read'),
-        (('query.jpg', 'gallery', '--on-error', 'no'), 'unknown on_error'),
+        (('query.jpg', 'gallery', '--on-error', 'no'), 'unknown --on-error'),
         (('query.jpg', 'gallery', '--top', '0'), '--top is 0'),
         (('query.jpg', 'gallery', '--threshold', 'much'), "threshold is 'much'"),
         (('query.jpg', 'gallery', '--output', 'gallery/found'), 'lies in gallery'),
