@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['heaps', 'replace_worst', 'offer_row', 'offer_rows', 'offer_columns', 'tile_starts', 'FloatProducts',
            'tile_neighbours', 'similarity', 'best_first', 'recompute_in_float64', 'offer_double', 'decide_in_float64',
-           'CoarseProducts', 'multiplies_bfloat16', 'coarse_is_enough', 'coarse_candidates', 'settle', 'float_error',
-           'exact_neighbours', 'full_precision', 'double_similarities', 'best_first_tensor', 'largest',
+           'CoarseProducts', 'multiplies_bfloat16', 'coarse_is_enough', 'coarse_candidates', 'lists_of_candidates',
+           'float_error', 'exact_neighbours', 'full_precision', 'double_similarities', 'best_first_tensor', 'largest',
            'device_candidates', 'device_decide', 'rounding', 'device_round', 'device_neighbours']
 
 # %% ../nbs/05b_neighbours.ipynb #3884642b
@@ -254,7 +254,7 @@ def coarse_candidates(rows, k, keep, title=None, share=0.98):
     return sims, items, np.float32(product.error)
 
 # %% ../nbs/05b_neighbours.ipynb #d8d109ba
-def settle(rows, sims, items, k, off):
+def lists_of_candidates(rows, sims, items, k, off):
     "Exact lists of k neighbours from heaps of candidates whose worst similarity may be off by that much."
     check = recompute_in_float64
     sure = np.concatenate(in_parallel(lambda a, b: check(rows, sims, items, k, off, a, b), len(rows)))
@@ -284,7 +284,7 @@ def exact_neighbours(
     if found is None:
         found = *tile_neighbours(rows, min(k + spare, n), title), float_error(rows)
     sims, items, off = found
-    return settle(rows, sims, items, k, off)
+    return lists_of_candidates(rows, sims, items, k, off)
 
 # %% ../nbs/05b_neighbours.ipynb #097c90e6
 @contextmanager
