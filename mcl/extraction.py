@@ -97,7 +97,7 @@ class Task(NamedTuple):
         "A block, see `read_block`."
         return read_block(self.file(block), len(span_of(block, len(self.samples))), self.model.dim)
 
-
+# %% ../nbs/13d_extraction.ipynb #4bb15977
 NOTE, BLOCKS = 'task.json', '[0-9]*.safetensors'
 
 
@@ -203,7 +203,7 @@ def write_blocks(task: Task, blocks: list[int], progress: bool = True) -> None:
 
         share_out(one, len(blocks))
 
-
+# %% ../nbs/13d_extraction.ipynb #291a5cf3
 def extract_to_file(
     output: str | Path,        # .npy file to write; the names of the images go to a .txt file beside it
     model: Any,                # network, see `build_model`, on its device
