@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['AS_OPTIONS', 'GOES_ON', 'pedworld_command', 'train_command', 'open_cache', 'told_left_out', 'fitting', 'one_line',
            'reproduce_command', 'report_command', 'as_options', 'in_one_line', 'was_interrupted', 'complain',
-           'close_bars', 'main']
+           'close_bars', 'with_home', 'main']
 
 # %% ../nbs/19_cli.ipynb #cf6f62e5
+import os
 import re
 import sys
 import warnings
@@ -334,12 +335,18 @@ def close_bars() -> None:
         bar.close()
 
 # %% ../nbs/19_cli.ipynb #584a8b4e
+def with_home(word: str) -> str:
+    "A word of the command line in which ~/ is the user's folder, also behind an equals sign."
+    name, value = re.fullmatch(r'((?:[\w-]+=)?)(.*)', word, re.DOTALL).groups()
+    return name + os.path.expanduser(value) if value == '~' or value.startswith('~/') else word
+
+
 def main(arguments: Optional[list] = None) -> None:
     """Entry point of the `mcl` command: warnings and errors become one line on standard error.
 
     An error ends with status 2, an interruption with status 130; `--debug` shows the traceback.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    words = [with_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: complain(message)
