@@ -14,9 +14,9 @@ place = f"{cfg['git_url']}/raw/{cfg['branch']}/"  # links and pictures that work
 readme = re.sub(r'(\]\(|src=")(?!https?:|#)', rf'\1{place}', readme)
 extras = {
     name: cfg[f'{name}_requirements'].split()
-    for name in ('train', 'plots', 'imagenet', 'community', 'tensorboard', 'onnx')
+    for name in ('train', 'plots', 'imagenet', 'community', 'tensorboard', 'onnx', 'openvino')
 }
-for name in ('imagenet', 'tensorboard', 'onnx'):  # of no use without the network itself
+for name in ('imagenet', 'tensorboard', 'onnx', 'openvino'):  # of no use without the network itself
     extras[name] = extras['train'] + extras[name]
 extras['all'] = sorted(set(sum(extras.values(), [])))
 extras['dev'] = extras['all'] + cfg['dev_requirements'].split()

@@ -96,7 +96,7 @@ CHOICES = dict(
     split_by=('window', 'random'),
     clusterer=('dbscan', 'louvain', 'leiden'),
     precision=('float32', 'bfloat16'),
-    feature_precision=('plain', 'fused', 'fused_bfloat16'),
+    feature_precision=('plain', 'fused', 'fused_bfloat16', 'openvino', 'openvino_bfloat16'),
 )  # settings that are one of a few words
 
 

