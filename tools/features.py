@@ -3,13 +3,14 @@
 that saves in an epoch of training. Writes figures/results/features.json.
 
 All ways take turns, round after round, on the same images, so their ratios hold on a busy machine too: of
-each, the best round counts. ONNX Runtime and OpenVINO join in where they are installed.
+each, the best round counts. ONNX Runtime and OpenVINO join in where they are installed, and OpenVINO in whole
+numbers of eight bits where NNCF is, which chooses their scales from images without a label.
 
     python tools/features.py                        # rates, on random images: a minute
     python tools/features.py --data-dir /data       # and mAP and epochs on Market-1501's photographs
     python tools/features.py --data-dir /data --weights runs/mine/model.safetensors
 
-A measurement that is in the file already is not made again.
+A measurement that is in the file already is not made again, unless --again.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from mcl.data import load_dataset, read_ids
 from mcl.epoch import Batches, make_plan, run_epoch
 from mcl.evaluation import evaluate
 from mcl.images import ImageStore, Stores, normalise
-from mcl.inference import fast_network, has_bfloat16
+from mcl.inference import PRECISIONS, compiled, fast_network, has_bfloat16, openvino_alone, read_network
 from mcl.loading import DiskStore
 from mcl.models import build_model, extract_features
 from mcl.records import installed, provenance
@@ -45,12 +46,16 @@ from mcl.state import new_state
 
 RESULTS = ROOT / 'figures' / 'results' / 'features.json'
 NETWORKS = {'small': ('source', (64, 32), 256), 'efficientnet_lite0': ('imagenet', (128, 64), 128)}
-OWN_WAYS = ('plain', 'fused', 'fused_bfloat16')
+OWN_WAYS = [way for way in PRECISIONS if 'openvino' not in way or find_spec('openvino')]
+CALIBRATION = 300  # images that int8 chooses its scales from
 EPOCHS = {
     'plain': {},
     'fast features': dict(feature_precision='fused_bfloat16'),
+    'features by OpenVINO': dict(feature_precision='openvino_bfloat16'),
     'fast features, training in bfloat16': dict(feature_precision='fused_bfloat16', precision='bfloat16'),
 }
+if not find_spec('openvino'):
+    del EPOCHS['features by OpenVINO']
 
 
 class ProcessorWatch:
@@ -84,36 +89,45 @@ def take_turns(ways: dict, rounds: int) -> tuple:
     return tuple({name: min(found) for name, found in times.items()} for times in (clock, busy))
 
 
-def exported(folded, images, folder, threads) -> dict:
-    "The folded network in other programs, those that are installed: name -> function of no argument."
-    file, wanted = Path(folder) / 'network.onnx', {'x': images.numpy()}
-    if not (find_spec('onnx') and (find_spec('onnxruntime') or find_spec('openvino'))):
+def in_onnxruntime(folded, images, folder, threads) -> dict:
+    "The folded network in ONNX Runtime, where it is installed: name -> function of no argument."
+    if not (find_spec('onnx') and find_spec('onnxruntime')):
         return {}
+    import onnxruntime
+
+    file, wanted = Path(folder) / 'network.onnx', {'x': images.numpy()}
     names = dict(input_names=['x'], output_names=['y'], dynamic_axes={'x': {0: 'b'}, 'y': {0: 'b'}})
     torch.onnx.export(folded, (images,), str(file), dynamo=False, **names)
-    found = {}
-    if find_spec('onnxruntime'):
-        import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
+    return {'onnxruntime': lambda: torch.from_numpy(session.run(None, wanted)[0])}
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
-        found['onnxruntime'] = lambda: torch.from_numpy(session.run(None, wanted)[0])
-    if find_spec('openvino'):
-        import openvino
 
-        core = openvino.Core()
-        network = core.read_model(file)
-        for name, hint in (('openvino', 'f32'), ('openvino, bfloat16', 'bf16')):
-            settings = {'INFERENCE_PRECISION_HINT': hint, 'INFERENCE_NUM_THREADS': threads}
-            request = core.compile_model(network, 'CPU', settings).create_infer_request()
-            found[name] = lambda request=request: torch.from_numpy(request.infer(wanted)[0])
-    return found
+def in_eight_bits(model, images) -> dict:
+    "The network in int8, where NNCF is installed, which chooses its scales from images (n, 3, h, w)."
+    if not (find_spec('openvino') and find_spec('nncf')):
+        return {}
+    openvino_alone()
+    import nncf
+
+    fast, size = fast_network(model, 'openvino'), tuple(images.shape[-2:])
+    some = [image[None].contiguous().numpy() for image in images[:CALIBRATION]]
+    network = read_network(fast.backbone.folded, size)
+    network = nncf.quantize(network, nncf.Dataset(some), subset_size=len(some))
+    rest = 'bfloat16' if has_bfloat16() else 'float32'
+    fast.backbone.programs[size] = compiled(network, rest)
+    return {'openvino_int8': fast}
+
+
+def networks_of(model, images) -> dict:
+    "Every way to run a network that stays in Python: name -> network."
+    return {way: fast_network(model, way) for way in OWN_WAYS} | in_eight_bits(model, images)
 
 
 def common(measurement, started) -> dict:
     "What every run in the file tells."
-    packages = {name: installed(name) for name in ('timm', 'onnxruntime', 'openvino')}
+    packages = {name: installed(name) for name in ('timm', 'onnxruntime', 'openvino', 'nncf')}
     made = provenance('cpu')
     made['versions'].update(packages)
     processor = platform.processor() or platform.machine()
@@ -133,10 +147,10 @@ def rate(arch, args) -> dict:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=generator)
     images = normalise(pixels).contiguous(memory_format=torch.channels_last)
-    networks = {way: fast_network(model, way) for way in OWN_WAYS}
+    networks = networks_of(model, images)
     ways = {way: (lambda network=network: network(images)) for way, network in networks.items()}
     with tempfile.TemporaryDirectory() as folder:
-        ways.update(exported(networks['fused'], images, folder, args.threads))
+        ways.update(in_onnxruntime(networks['fused'], images, folder, args.threads))
         expected = ways['plain']()
         cosines = {way: float((run().float() * expected).sum(1).min()) for way, run in ways.items()}
         clock, busy = take_turns(ways, args.rounds)
@@ -155,13 +169,14 @@ def open_part(samples, size, args, step=1):
 
 
 def accuracy(arch, name, weights, step, dataset, args) -> dict:
-    "mAP on Market-1501 with the plain and the fast networks."
+    "mAP on Market-1501 with the plain and the fast networks; int8 sees some training images beforehand."
     size, started = NETWORKS[arch][1], now()
     model = build_model(arch, weights).eval()
     stores = query_and_gallery(dataset, size, args, step)
+    seen = open_part(dataset.train, size, args, step=len(dataset.train) // CALIBRATION)
+    some = normalise(seen.batch(list(range(len(seen)))))
     found, features = [], {}
-    for way in OWN_WAYS:
-        network = fast_network(model, way)
+    for way, network in networks_of(model, some).items():
         parts = [extract_features(network, store, progress=False) for store in (stores.query, stores.gallery)]
         metrics = evaluate(*parts, stores.query.samples, stores.gallery.samples).percentages()
         features[way] = torch.cat(parts)
@@ -271,6 +286,7 @@ def main():
     parser.add_argument('--networks', nargs='*', choices=list(NETWORKS), default=list(NETWORKS))
     kinds = ('rate', 'epoch', 'loading', 'accuracy')
     parser.add_argument('--measurements', nargs='*', choices=kinds, default=kinds)
+    parser.add_argument('--again', action='store_true', help='measure what is in the file, and replace it')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--threads', type=int, default=1, help='of every program')
     parser.add_argument('--images', type=int, default=1024, help='photographs that are loaded in three ways')
@@ -282,11 +298,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         args.cache = args.cache or folder
         for key, job in todo(args):
-            if key[0] not in args.measurements or key in map(key_of, measured()):
+            known = key in map(key_of, measured()) and not args.again
+            if key[0] not in args.measurements or known:
                 continue
             run = job()
             print(key, *(f'\n  {row}' for row in run['ways']), flush=True)
-            write_json(RESULTS, dict(study='features', runs=[*measured(), run]))
+            others = [other for other in measured() if key_of(other) != key]
+            write_json(RESULTS, dict(study='features', runs=[*others, run]))
 
 
 if __name__ == '__main__':
