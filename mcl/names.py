@@ -174,19 +174,20 @@ def walk_images(
     Holds the names of few folders at a time, so a tree of any size can be walked.
     """
     root = Path(folder).resolve()
-    way, seen = [entries_of(folder)], {os.stat(root)[1:3]}
+    way, seen = [(Path(folder), entries_of(folder))], {os.stat(root)[1:3]}
     while way:
-        entry = next(way[-1], None)
+        above, entries = way[-1]
+        entry = next(entries, None)
         if entry is None:
             way.pop()
         elif not entry.is_dir():
             if entry.name.lower().endswith(('.jpg', '.jpeg', '.png')):
-                yield Path(entry.path)
+                yield above / entry.name    # takes less memory than Path(entry.path)
         elif nested and (not entry.is_symlink() or leads_out(Path(entry.path), root)):
             place = os.stat(entry.path)[1:3]
             if place not in seen:
                 seen.add(place)
-                way.append(entries_of(entry.path))
+                way.append((above / entry.name, entries_of(entry.path)))
 
 # %% ../nbs/02_names.ipynb #091db915
 def image_files(
