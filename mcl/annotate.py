@@ -18,8 +18,8 @@ from accelerate import PartialState
 
 from .core import expect, expect_one_of, open_array, save_array, write_whole
 from .distributed import on_main, processes
-from .images import ImageStore
 from .inference import fast_network
+from .loading import open_images
 from .models import extract_features, load_model
 from .names import Sample, walk_images
 from .prototypes import MetaPrototypes
@@ -40,9 +40,11 @@ class ImageFolder:
         model,             # network, see `build_model`
         size=(64, 32),     # height and width of its images, pixels
         on_error='raise',  # an unreadable image: 'raise' an error that names it, or 'skip' it
+        cache=None,        # folder of decoded images, see `open_images`; None: decode anew
     ):
         expect_one_of(on_error, ('raise', 'skip'), 'on_error')
         self.root, self.model, self.size, self.on_error = root, model, tuple(size), on_error
+        self.cache = cache
         self.dimensions = model.dim
         self.rows, self.content, self.at, self.walk = *count_images(root), 0, walk_images(root)
 
@@ -70,7 +72,7 @@ class ImageFolder:
         """
         samples = [Sample(path) for path in self.paths(start, stop)]
         try:
-            store = ImageStore(samples, self.size, self.on_error, progress=False)
+            store = open_images(samples, self.size, self.cache, self.on_error, progress=False)
         except ValueError:
             if self.on_error == 'raise':
                 raise
@@ -125,11 +127,12 @@ def fingerprint(model) -> str:
 def open_source(
     path: Path, weights: Optional[Path], arch: str, size: tuple, on_error: str, device: torch.device,
     precision: str = 'plain',  # of the network, see `fast_network`
+    cache: Path | None = None,  # folder of decoded images, see `ImageFolder`
 ):
     "Images where there are weights, else features. Raises FileNotFoundError where there are none."
     if weights:
         model = fast_network(load_model(weights, arch).to(device), precision)
-        return ImageFolder(path, model, size, on_error)
+        return ImageFolder(path, model, size, on_error, cache)
     if path.is_dir() and not any(path.glob('*.npy')) and next(walk_images(path), None):
         raise ValueError(
             f'{path} holds images and no .npy file: give --weights, a run folder or weights file, to look '

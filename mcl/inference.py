@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'convolutions_before_norms', 'fold_norms', 'has_bfloat16', 'OpenVINOBackbone', 'openvino_alone',
-           'read_network', 'compiled', 'random_images', 'agrees', 'fast_network']
+           'read_network', 'compiled', 'random_images', 'agrees', 'fast_network', 'precision_of']
 
 # %% ../nbs/03b_inference.ipynb #4e6d0dfc
 import copy
@@ -189,3 +189,14 @@ def fast_network(
     if precision.startswith('openvino') and images.device.type == 'cpu':
         fast.backbone = OpenVINOBackbone(fast.backbone, fast.precision)
     return fast
+
+# %% ../nbs/03b_inference.ipynb #c11a0013
+def precision_of(
+    fast: bool,              # bfloat16 where it is faster, see `has_bfloat16`
+    backend: str = 'torch',  # what runs the network: 'torch' or 'openvino'
+) -> str:
+    "The word for `fast_network`; ValueError for an unknown backend."
+    expect_one_of(backend, ('torch', 'openvino'), 'backend')
+    if backend == 'openvino':
+        return 'openvino_bfloat16' if fast else 'openvino'
+    return 'fused_bfloat16' if fast else 'plain'
