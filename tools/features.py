@@ -254,7 +254,7 @@ def todo(args) -> list:
     if args.data_dir is None:
         return wanted
     dataset = load_dataset('market1501', root=args.data_dir, progress=False)
-    starts = [('small', 'source', 'source', 8), ('efficientnet_lite0', 'imagenet', 'imagenet', 16)]
+    starts = [('small', 'source', 'source', 2), ('efficientnet_lite0', 'imagenet', 'imagenet', 4)]
     if args.weights:
         starts.insert(0, ('small', 'trained', args.weights, 2))
     wanted.append((('epoch', 'small', 'mcl_plus'), partial(epochs, MCL_PLUS, dataset, args)))
