@@ -107,7 +107,7 @@ class OpenVINOBackbone(nn.Module):
         return compiled(network, self.precision) if same else self.folded
 
     def __getstate__(self):    # compiled programs are neither copied nor saved
-        return {**super().__getstate__(), 'programs': {}}
+        return {**self.__dict__, 'programs': {}}
 
 
 def openvino_alone():

@@ -1,5 +1,8 @@
 """The fast ways from the command line: features by a folded network, and decoded images kept on disk."""
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,3 +67,34 @@ def test_a_run_from_cached_images_equals_a_run_from_memory(world, tmp_path):
     histories = [json.loads((tmp_path / name / 'history.json').read_text()) for name in 'abc']
     losses = [history[0]['loss'] for history in histories]
     assert losses[0] == losses[1] == losses[2]
+
+
+def short_run(world, folder, **settings):
+    "A run of one epoch on the tiny world."
+    from mcl.config import MCL, TINY
+    from mcl.data import load_dataset
+    from mcl.training import train
+
+    config = replace(MCL, **{**TINY, 'epochs': 1, 'steps_per_epoch': 2}, **settings)
+    return train(config, load_dataset('pedworld-tiny', root=world), folder, progress=False)
+
+
+def test_a_run_with_openvino_clusters_as_one_without(world, tmp_path):
+    pytest.importorskip('openvino')
+    runs = [short_run(world, tmp_path / word, feature_precision=word) for word in ('fused', 'openvino')]
+    first, second = (run.history[0]['n_clusters'] for run in runs)
+    assert first == second > 1
+
+
+def test_a_missing_openvino_is_named_in_a_sentence(world, tmp_path):
+    words = 'train --method full --epochs 1 --feature-precision openvino --dataset pedworld-tiny'
+    program = """
+import sys
+sys.modules['openvino'] = None
+from mcl.cli import main
+main(sys.argv[1:])
+"""
+    words = [*words.split(), '--data-dir', str(world), '--run-dir', str(tmp_path / 'run')]
+    done = subprocess.run([sys.executable, '-c', program, *words], capture_output=True, text=True)
+    advice = "this needs the package openvino: run `pip install 'mcl-reid[openvino]'`"
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith(advice), done.stderr
