@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -79,8 +80,8 @@ def short_run(world, folder, **settings):
     return train(config, load_dataset('pedworld-tiny', root=world), folder, progress=False)
 
 
+@pytest.mark.skipif(find_spec('openvino') is None, reason='needs the extra openvino')
 def test_a_run_with_openvino_clusters_as_one_without(world, tmp_path):
-    pytest.importorskip('openvino')
     runs = [short_run(world, tmp_path / word, feature_precision=word) for word in ('fused', 'openvino')]
     first, second = (run.history[0]['n_clusters'] for run in runs)
     assert first == second > 1
