@@ -231,16 +231,16 @@ def extract_features(
 ) -> torch.Tensor:                       # float32 (n, dim) on the CPU, rows of length one
     "Features of every image of `store`, in its order."
     device = device or next(model.parameters()).device
-    starts = tqdm(
-        range(0, len(store), batch_size), desc='features', unit='batch', disable=not progress, leave=False
-    )
+    starts, features = range(0, len(store), batch_size), torch.empty(0)
+    bar = tqdm(starts, desc='features', unit='batch', disable=not progress, leave=False)
     with evaluating(model.to(device)):
-        blocks = (store.batch(list(range(s, min(s + batch_size, len(store))))).to(device) for s in starts)
-        features = [
-            model(normalise(block).contiguous(memory_format=torch.channels_last)).float().cpu()
-            for block in ahead(blocks)
-        ]
-    return torch.cat(features)
+        blocks = (store.batch(list(range(s, min(s + batch_size, len(store))))).to(device) for s in bar)
+        for block, start in zip(ahead(blocks), starts):
+            found = model(normalise(block).contiguous(memory_format=torch.channels_last)).float().cpu()
+            if start == 0:    # one array: small ones kept among large ones that go would scatter the memory
+                features = torch.empty(len(store), *found.shape[1:])
+            features[start : start + len(found)] = found
+    return features
 
 # %% ../nbs/03_models.ipynb #7320bcc2
 def about_network(
