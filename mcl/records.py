@@ -22,7 +22,7 @@ from .epoch import Plan
 from .evaluation import RankMetrics
 from .images import Stores
 from .names import ReIDDataset
-from .state import RunState
+from .state import RunState, precision_on
 
 # %% ../nbs/12_records.ipynb #f6e4070e
 def clustering_cost(config: TrainConfig, plan: Plan, history: list = ()) -> dict:
@@ -118,7 +118,8 @@ def make_record(
             )
         },
         started=started,
-        **provenance(next(state.model.parameters()).device),
+        computed_in=precision_on(state.device, config.precision),
+        **provenance(state.device),
         config=dataclasses.asdict(config),
     )
 
