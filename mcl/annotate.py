@@ -18,7 +18,7 @@ from accelerate import PartialState
 
 from .core import expect, expect_one_of, open_array, write_whole
 from .distributed import on_main, processes
-from .inference import fast_network
+from .inference import OpenVINOBackbone, fast_network
 from .loading import open_images
 from .models import extract_features, load_model
 from .names import Sample, walk_images
@@ -117,8 +117,12 @@ def count_images(root: Path) -> tuple:  # number, and a fingerprint: names, size
 
 # %% ../nbs/13c_annotate.ipynb #72c98d1a
 def network_fingerprint(model) -> str:
-    "Sixteen letters that differ when any number of a network does."
+    "Sixteen letters that differ when a network does, or what computes it, see `fast_network`."
     digest = hashlib.sha256()
+    if isinstance(model.backbone, OpenVINOBackbone):
+        digest.update(b'openvino')
+    if model.precision != 'float32':
+        digest.update(model.precision.encode())
     for value in model.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'PARTS', 'WHOLES', 'MCL_CHANGES', 'MCL_PLUS_CHANGES', 'CHANGE_LABELS', 'CHANGED', 'POLISH_LABELS', 'NOISY',
-           'WORLD_LABELS', 'ELSEWHERE', 'ON_PHOTOGRAPHS', 'WITH_PARTS', 'IN_PARTS', 'VARIANT_LABELS', 'OLD_PARTS',
-           'OLD_FAMILY', 'OLD_WAYS', 'OLD_NAMES', 'variant_label', 'variant_id']
+           'WORLD_LABELS', 'ELSEWHERE', 'ON_PHOTOGRAPHS', 'NETWORK_LABELS', 'WITH_PARTS', 'IN_PARTS', 'ON_NETWORKS',
+           'VARIANT_LABELS', 'OLD_PARTS', 'OLD_FAMILY', 'OLD_WAYS', 'OLD_NAMES', 'variant_label', 'variant_id']
 
 # %% ../nbs/14b_variant_names.ipynb #c94e5709
 ALONE = {
@@ -103,6 +103,7 @@ ON_PHOTOGRAPHS = {
     'quarter_polishes': 'a quarter of the steps polish',
     'three_quarters_polish': 'three quarters of the steps polish',
 }
+NETWORK_LABELS = {'small_128': '128 x 64', 'efficientnet': 'EfficientNet-Lite0'}
 
 # %% ../nbs/14b_variant_names.ipynb #d2eed1b7
 WITH_PARTS = {
@@ -114,6 +115,15 @@ IN_PARTS = {
     for variant, label in WITH_PARTS.items()
     for part, words in PARTS.items()
 }
+ON_NETWORKS = {
+    f'{variant}_{network}': f'{label}, {words}'
+    for variant, label in {
+        'full': ALONE['full'],
+        'per_subset_4_of_4': WHOLES['per_subset_4_of_4'],
+        **{f'{variant}_1_of_4': f'{label}, 1 of 4' for variant, label in WITH_PARTS.items()},
+    }.items()
+    for network, words in NETWORK_LABELS.items()
+}
 VARIANT_LABELS = {
     **ALONE,
     **WHOLES,
@@ -122,6 +132,7 @@ VARIANT_LABELS = {
     **NOISY,
     **ELSEWHERE,
     **ON_PHOTOGRAPHS,
+    **ON_NETWORKS,
 }
 
 

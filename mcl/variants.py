@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PHOTOGRAPHS', 'MARKET_PARTS', 'PART_METHODS', 'WINDOW_RUNS', 'ALL_RUNS', 'MARKET_DESK', 'MARKET_LENGTH', 'MARKET',
-           'MARKET_CURVES', 'MARKET_REST', 'MCL_CHANCES', 'MARKET_PAPER', 'STUDIES']
+           'MARKET_CURVES', 'MARKET_REST', 'MCL_CHANCES', 'MARKET_PAPER', 'LARGER', 'MARKET_NETWORKS', 'STUDIES']
 
 # %% ../nbs/17a_variants.ipynb #112a3fc0
-from .config import METHODS
+from .config import CLUSTER_CONTRAST, METHODS
 from mcl.pedworld_variants import (
     ABLATIONS,
     AS_MCL,
@@ -23,7 +23,14 @@ from mcl.pedworld_variants import (
 
 # %% ../nbs/17a_variants.ipynb #158d5388
 PHOTOGRAPHS = dict.fromkeys(
-    ('market1501', 'market1501_curves', 'market1501_rest', 'market1501_paper'), 'market1501'
+    (
+        'market1501',
+        'market1501_curves',
+        'market1501_rest',
+        'market1501_paper',
+        'market1501_networks',
+    ),
+    'market1501',
 )  # studies of a benchmark, and its name
 MARKET_PARTS = {
     '1_of_4': dict(n_subsets=4),
@@ -86,6 +93,29 @@ MARKET_PAPER = {
     name: dict(AS_MCL, **MARKET_LENGTH, n_subsets=4, **changes) for name, changes in MCL_CHANCES.items()
 }
 
+# %% ../nbs/17a_variants.ipynb #e8f4e5cd
+LARGER = {
+    'small_128': dict(height=128, width=64),
+    'efficientnet': dict(
+        arch='efficientnet_lite0',
+        weights='imagenet',
+        height=128,
+        width=64,
+        **{name: CLUSTER_CONTRAST[name] for name in ('k1', 'eps', 'temperature', 'learning_rate')},
+    ),
+}
+MARKET_NETWORKS = {
+    f'{variant}_{network}': dict(MARKET[variant], **settings, feature_precision='fused_bfloat16')
+    for network, settings in LARGER.items()
+    for variant in (
+        'full',
+        'per_subset_4_of_4',
+        'subset_matched_1_of_4',
+        'mcl_plus_1_of_4',
+        'mcl_plus_both_changes_1_of_4',
+    )
+}
+
 # %% ../nbs/17a_variants.ipynb #593a7d13
 STUDIES = {
     'reproduce': (range(1, 4), {m: dict(method=m) for m in METHODS if m != 'per_subset'}),
@@ -101,4 +131,5 @@ STUDIES = {
     'market1501_curves': (range(1), MARKET_CURVES),
     'market1501_rest': (range(1, 4), MARKET_REST),
     'market1501_paper': (range(1, 4), MARKET_PAPER),
+    'market1501_networks': (range(1, 4), MARKET_NETWORKS),
 }

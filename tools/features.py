@@ -10,7 +10,8 @@ numbers of eight bits where NNCF is, which chooses their scales from images with
     python tools/features.py --data-dir /data       # and mAP and epochs on Market-1501's photographs
     python tools/features.py --data-dir /data --weights runs/mine/model.safetensors
 
-A measurement that is in the file already is not made again, unless --again.
+A measurement that is in the file already is not made again, unless --again. Processors with and without
+instructions for bfloat16 have measurements of their own.
 """
 
 import argparse
@@ -274,7 +275,7 @@ def measured() -> list:
 def key_of(run) -> tuple:
     "What tells a measurement from the others."
     names = ('measurement', 'network', 'weights', 'method')
-    return tuple(run[name] for name in names if name in run)
+    return tuple(run[name] for name in names if name in run) + (run['has_bfloat16'],)
 
 
 def main():
@@ -297,7 +298,8 @@ def main():
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         args.cache = args.cache or folder
-        for key, job in todo(args):
+        for kind, job in todo(args):
+            key = (*kind, has_bfloat16())
             known = key in map(key_of, measured()) and not args.again
             if key[0] not in args.measurements or known:
                 continue
