@@ -187,4 +187,9 @@ def rerank(
     """Distances by k-reciprocal encoding (Zhong et al. 2017); `rerank_blocks` gives the same without
     the whole array.
     """
-    return np.concatenate(list(rerank_blocks(query_features, gallery_features, k1, k2, lambda_value)))
+    query, gallery = as_features(query_features, gallery_features)
+    distances, start = np.empty((len(query), len(gallery)), np.float32), 0
+    for block in rerank_blocks(query, gallery, k1, k2, lambda_value):
+        distances[start : start + len(block)] = block
+        start += len(block)
+    return distances

@@ -49,6 +49,7 @@ from mcl.images import default_padding, open_stores
 from mcl.measuring import Stopwatch
 from mcl.models import build_model
 from mcl.records import installed, provenance
+from mcl.state import precision_on
 from mcl.training import train
 from mcl.variants import MARKET_LENGTH
 
@@ -150,7 +151,7 @@ def data_of(world, folder):
 def network_of(config):
     "Our small network, as the peer's program expects one."
     model = build_model(config.arch, config.weights, seed=config.seed)
-    model.num_features, model.precision = model.dim, config.precision
+    model.num_features, model.precision = model.dim, precision_on('cpu', config.precision)
     return torch.nn.DataParallel(model)
 
 
@@ -217,6 +218,7 @@ def measure(code, config, world, padding, args):
         peer_commit=peer_commit(args.peer),
         started=started,
         processor=DEVICE,
+        computed_in=precision_on('cpu', config.precision),
         **made,
         config=asdict(config),
     )
