@@ -14,7 +14,7 @@ import torch
 from scipy.sparse import csr_array, csr_matrix
 
 from .approximate import deal_out, knn  # noqa: F401
-from .core import Array, check_output, njit, open_features, save_array
+from .core import Array, check_output, expect, njit, open_features, save_array
 from .features import check_parameters, prepare
 from .jaccard import jaccard_graph, rows_of
 
@@ -100,11 +100,9 @@ def kmeans(
     seed: int = 0,     # k-means starts from random images
 ) -> np.ndarray:       # int64 labels, shape (n,)
     "Spherical k-means by faiss; raises ValueError on an impossible number of clusters."
-    if n_clusters is None or not 1 <= n_clusters <= len(rows):
-        raise ValueError(
-            f"method='kmeans' needs n_clusters between 1 and the number of images, {len(rows)}, got "
-            f"{n_clusters}"
-        )
+    needed = f"method='kmeans' needs n_clusters, from 1 to the number of images, {len(rows)}"
+    expect(n_clusters is not None, needed)
+    expect(1 <= n_clusters <= len(rows), f'{needed}, not {n_clusters}')
     rows = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
     return deal_out(rows, int(n_clusters), seed, per_list=256, rounds=25)[1].astype(np.int64)
 

@@ -106,7 +106,7 @@ def check_choices(config) -> None:
     for name, words in CHOICES.items():
         expect_one_of(getattr(config, name), words, name)
 
-
+# %% ../nbs/10_config.ipynb #d1bcb3b5
 def check_ranges(config) -> None:
     "ValueError for a number outside of its range."
     for name in ('epochs', 'steps_per_epoch', 'p', 'k', 'height', 'width', 'decay_every', 'batch_parts'):
@@ -288,7 +288,7 @@ def read_value(text: str, usual):
         return WORDS[text.lower()]
     return type(usual)(text)
 
-
+# %% ../nbs/10_config.ipynb #7b25b7ce
 def read_settings(
     settings: list,  # texts of the form NAME=VALUE
 ) -> dict:
@@ -312,7 +312,7 @@ def read_settings(
             values[name] = None
     return values
 
-
+# %% ../nbs/10_config.ipynb #da9e9abd
 def with_settings(
     config: TrainConfig,
     settings: list,  # texts of the form NAME=VALUE

@@ -145,7 +145,7 @@ def check_pair(output: Path, samples: list[Sample]) -> None:
     older = output.is_file() and len(open_features(output)) == len(listed)
     expect(older or all(listed), f'{beside} is in the way: it is no list of names of images; {advice}')
 
-
+# %% ../nbs/13d_extraction.ipynb #3b2fa718
 def join_blocks(task: Task) -> tuple[int, list[Path]]:
     "Write features and names. Number of features, and images that were left out."
     found = [task.read(block) for block in task.blocks]

@@ -109,7 +109,7 @@ class OpenVINOBackbone(nn.Module):
     def __getstate__(self):    # compiled programs are neither copied nor saved
         return {**self.__dict__, 'programs': {}}
 
-
+# %% ../nbs/03b_inference.ipynb #15ddb825
 def openvino_alone():
     "The package openvino, without the part of it that reports its use over the network."
     sys.modules.setdefault('openvino_telemetry', None)
@@ -154,13 +154,13 @@ def random_images(
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, 3, *size, generator=generator).to(next(model.parameters()).device)
 
-
+# %% ../nbs/03b_inference.ipynb #4e9d04ac
 def agrees(fast: nn.Module, plain: nn.Module, images: torch.Tensor) -> bool:
     "Is the cosine between the features of two networks at least 0.999 for every image?"
     with evaluating(plain), torch.no_grad():
         return bool((F.cosine_similarity(fast(images), plain(images)) >= 0.999).all())
 
-
+# %% ../nbs/03b_inference.ipynb #d92330c2
 @torch.inference_mode(False)
 def fast_network(
     model: ReIDNet,                     # a network, trained or in training; stays as it is

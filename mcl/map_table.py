@@ -90,7 +90,7 @@ def map_table(
     expect(len(plane) == len(names), f'{len(plane)} places for {len(names)} images: give one for each')
     return dict(path=list(names), cluster=labels, x=np.asarray(plane[:, 0]), y=np.asarray(plane[:, 1]))
 
-
+# %% ../nbs/16g_map_table.ipynb #44e91ae6
 def write_table(
     path: Path,     # .csv or .parquet
     columns: dict,  # name -> values, all of one length

@@ -68,7 +68,7 @@ def cluster_sets(
 
     return on_main(number_clusters, share_out(one, len(sets)), sets, n, config)
 
-
+# %% ../nbs/10e_pseudo_labels.ipynb #27612c6a
 def number_clusters(
     found: list,  # labels of each set
     sets: list,   # its images

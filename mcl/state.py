@@ -61,7 +61,7 @@ def still_statistics(network: torch.nn.Module) -> Iterator[None]:
             layer.momentum = momentum
             layer.num_batches_tracked.copy_(number)
 
-
+# %% ../nbs/10d_state.ipynb #7d821ed2
 class InParts(torch.nn.Module):
     "A network that sees a batch in parts: the memory of one part, every image computed twice."
 
