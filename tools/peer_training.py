@@ -29,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -55,6 +56,7 @@ from mcl.variants import MARKET_LENGTH
 
 RESULTS = ROOT / 'figures' / 'results' / 'peer_training.json'
 MARKET_RESULTS = ROOT / 'figures' / 'results' / 'real' / 'cluster_contrast_market1501.json'
+PROGRAM = 'cluster_contrast_program'
 
 
 def arguments(config, logs, workers=0):
@@ -184,14 +186,16 @@ def train_theirs(code, config, world, padding, workers=0):
     return judges[-1].found, seconds, labels[-1]
 
 
-def train_ours(config, dataset):
-    "The same run by this library: decoded once, plainly and with what makes it faster; rows of the file."
-    fast = replace(config, feature_precision='fused_bfloat16', prefetch=True)
-    for variant, settings in (('full', config), ('full_fast', fast)):
-        start = time.perf_counter()
-        stores = open_stores(dataset, (config.height, config.width), progress=False)
-        loading = time.perf_counter() - start
-        yield dict(train(settings, dataset, stores=stores).record, variant=variant, loading_s=loading)
+BESIDE = {'full': {}, 'full_fast': dict(feature_precision='fused_bfloat16', prefetch=True)}
+
+
+def train_ours(variant, config, dataset, padding):
+    "The same run by this library, decoded once; plain or with what makes it faster. A row of the file."
+    start = time.perf_counter()
+    stores = open_stores(dataset, (config.height, config.width), progress=False)
+    loading = time.perf_counter() - start
+    run = train(replace(config, **BESIDE[variant]), dataset, stores=stores)
+    return dict(run.record, variant=variant, padding=padding, loading_s=loading)
 
 
 def measure(code, config, world, padding, args):
@@ -202,8 +206,8 @@ def measure(code, config, world, padding, args):
     made['versions']['pillow'] = installed('pillow')
     steps = config.epochs * config.steps_per_epoch
     return dict(
-        method='cluster_contrast_program',
-        variant='cluster_contrast_program',
+        method=PROGRAM,
+        variant=PROGRAM,
         world=world.name,
         seed=config.seed,
         padding=padding,
@@ -269,16 +273,18 @@ def main():
     results = args.results or (MARKET_RESULTS if args.data_dir else RESULTS)
     runs = json.loads(results.read_text())['runs'] if results.exists() else []
     code = peer_code(args.peer)
-    peers = [run for run in runs if run['method'] == 'cluster_contrast_program']
-    known = {(run['padding'], run['seed'], run['epochs'], run['steps']) for run in peers}
-    for config, dataset, padding in tqdm(wanted_runs(args), unit='run'):
+    keys = ('variant', 'padding', 'seed', 'epochs', 'steps')
+    known = {tuple({'variant': PROGRAM, **run}[key] for key in keys) for run in runs}
+    variants = (PROGRAM, *BESIDE) if args.beside else (PROGRAM,)
+    for (config, dataset, padding), variant in tqdm([*product(wanted_runs(args), variants)], unit='run'):
         steps = config.epochs * config.steps_per_epoch
-        if (padding, config.seed, config.epochs, steps) in known:
+        if (variant, padding, config.seed, config.epochs, steps) in known:
             continue
-        rows = [measure(code, config, dataset(), padding, args)]
-        if args.beside:
-            rows += train_ours(config, dataset())
-        runs += [dict(row, study=results.stem) for row in rows]
+        if variant == PROGRAM:
+            row = measure(code, config, dataset(), padding, args)
+        else:
+            row = train_ours(variant, config, dataset(), padding)
+        runs.append(dict(row, study=results.stem))
         write_json(results, dict(study=results.stem, runs=runs))
 
 
