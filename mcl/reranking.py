@@ -89,13 +89,14 @@ def nearest_and_farthest(
     """One pass over all pairs; an image comes first in its own list, then near ones in order in float64, the
     lower index first among equals.
     """
-    n, nearest, farthest = len(features), [], []
+    n = len(features)
+    near, farthest = np.empty((n, min(k + 8, n)), np.int32), np.empty(n)
     for start, block in zip(range(0, n, chunk), euclidean_blocks(features, features, chunk)):
-        farthest.append(block.amax(1).cpu())
+        rows = slice(start, start + len(block))
+        farthest[rows] = block.amax(1).cpu().numpy()
         block.diagonal(start).fill_(-1)
-        nearest.append(block.topk(min(k + 8, n), largest=False).indices.sort().values.cpu())
-    items = in_order(features.cpu().numpy(), torch.cat(nearest).numpy().astype(np.int32))[:, :k].copy()
-    return items, torch.cat(farthest).numpy().astype(np.float64)
+        near[rows] = block.topk(near.shape[1], largest=False).indices.sort().values.cpu().numpy()
+    return in_order(features.cpu().numpy(), near)[:, :k].copy(), farthest
 
 # %% ../nbs/06b_reranking.ipynb #da5e2d71
 def set_weights(
