@@ -102,6 +102,8 @@ ON_PHOTOGRAPHS = {
     'consistency_late': 'L_sc from the thirteenth epoch',
     'quarter_polishes': 'a quarter of the steps polish',
     'three_quarters_polish': 'three quarters of the steps polish',
+    'full_fast': 'full, fast features',
+    'cluster_contrast_program': "Cluster Contrast's own program",
 }
 NETWORK_LABELS = {'small_128': '128 x 64', 'efficientnet': 'EfficientNet-Lite0'}
 
