@@ -37,7 +37,8 @@ def test_a_table_is_made_of_its_result_file_by_the_code_of_today(results, tmp_pa
         encoding='utf-8'
     ), again
     if study in PICTURES:
-        for name in (PICTURES[study], f'{PICTURES[study]}_seconds'):
+        picture = PICTURES[study] + results.stem.removeprefix(study)
+        for name in (picture, f'{picture}_seconds'):
             assert looks_like(tmp_path / f'{name}.png', FIGURES / f'{name}.png'), again
 
 
