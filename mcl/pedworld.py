@@ -105,7 +105,7 @@ def set_stage(
         paint_figure(canvas, stranger, turn, turn, in_front, y + .06 * h, 1.05 * height, light)
 
 # %% ../nbs/01f_pedworld.ipynb #7694a268
-VERSION = 4   # of the drawing: another version draws other images from the same world
+VERSION = 5   # of the drawing: another version draws other images from the same world
 
 
 def photograph(

@@ -23,6 +23,7 @@ from .evaluation import RankMetrics
 from .images import Stores
 from .inference import has_bfloat16
 from .names import ReIDDataset
+from .pedworld import read_note
 from .state import RunState, precision_on
 
 # %% ../nbs/12_records.ipynb #f6e4070e
@@ -104,6 +105,7 @@ def make_record(
     uses_subsets = config.method not in ('full', 'supervised', 'per_subset')
     return dict(
         world=dataset.name,
+        world_version=read_note(dataset.root).get('pedworld'),  # of the drawing; None for photographs
         method=config.method,
         seed=config.seed,
         epochs=config.epochs,
