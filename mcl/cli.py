@@ -31,6 +31,7 @@ from mcl.core import (
     write_text,
 )
 from .options import chosen_config, given, method_of, read_config, to_toml, with_options
+from .samples import EXCHANGED
 from .usage import run_commands
 from .variants import PHOTOGRAPHS, STUDIES
 
@@ -221,7 +222,8 @@ def reproduce_command(
     (output / 'results').mkdir(parents=True, exist_ok=True)
     results = output / 'results' / ('real' if study in PHOTOGRAPHS else '') / f'{name}.json'
     lacking = study in PHOTOGRAPHS and missing and data_dir is None
-    expect(not lacking, f'study {study} needs --data-dir, the folder of {PHOTOGRAPHS.get(study)}')
+    benchmark = PHOTOGRAPHS.get(study, '').removesuffix(EXCHANGED)
+    expect(not lacking, f'study {study} needs --data-dir, the folder of {benchmark}')
     typer.echo(printable(f'{len(runs)} runs; finished ones in {work_dir / preset} are kept'))
     written = run_study(study, preset, work_dir, results, missing, data_dir)
     nothing = f'no finished run of {study} in {work_dir / preset}: leave --no-missing out, and it is made'

@@ -32,7 +32,7 @@ from mcl.names import (
     walk_images,
 )
 from .pedworld import FOLDERS, NOTE, read_note, render
-from .samples import Record, ReIDDataset, Sample, to_samples
+from .samples import EXCHANGED, Record, ReIDDataset, Sample, exchange_roles, to_samples
 from .tables import read_crops, read_splits
 from .world import World, preset
 
@@ -336,13 +336,14 @@ def load_dataset(
     table: str | Path | None = None,  # for plain folders: CSV file, see `read_splits`
     progress: bool = True,  # show a bar while a world is rendered
 ) -> ReIDDataset:
-    """A data set by name or path; ValueError or FileNotFoundError say what is missing or unknown, and what
-    was expected.
+    """A data set by name or path; a benchmark's name with -exchanged after it means `exchange_roles` of it.
+
+    ValueError or FileNotFoundError say what is missing or unknown, and what was expected.
     """
     name, root = str(name_or_path), None if root is None else Path(root).expanduser()
     if (
         isinstance(name_or_path, str)
-        and (name in BENCHMARKS or name.startswith('pedworld-'))
+        and (name.removesuffix(EXCHANGED) in BENCHMARKS or name.startswith('pedworld-'))
         and (pattern or table)
     ):
         raise ValueError(
@@ -350,6 +351,8 @@ def load_dataset(
         )
     if isinstance(name_or_path, str) and name in BENCHMARKS:
         return load_benchmark(name, root)
+    if isinstance(name_or_path, str) and name.removesuffix(EXCHANGED) in BENCHMARKS:
+        return exchange_roles(load_benchmark(name.removesuffix(EXCHANGED), root))
     if isinstance(name_or_path, str) and name.startswith('pedworld-'):
         return load_pedworld(name, seed, root, progress)
     folder = Path(root or '', Path(name).expanduser())

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHOTOGRAPHS', 'MARKET_PARTS', 'PART_METHODS', 'WINDOW_RUNS', 'ALL_RUNS', 'MARKET_DESK', 'MARKET_LENGTH', 'MARKET',
-           'MARKET_CURVES', 'MARKET_REST', 'MCL_CHANCES', 'MARKET_PAPER', 'LARGER', 'MARKET_NETWORKS', 'STUDIES']
+           'MARKET_CURVES', 'MARKET_REST', 'MCL_CHANCES', 'MARKET_PAPER', 'LARGER', 'MARKET_NETWORKS', 'MARKET_HELDOUT',
+           'STUDIES']
 
 # %% ../nbs/17a_variants.ipynb #112a3fc0
 from .config import CLUSTER_CONTRAST, METHODS
@@ -31,7 +32,7 @@ PHOTOGRAPHS = dict.fromkeys(
         'market1501_networks',
     ),
     'market1501',
-)  # studies of a benchmark, and its name
+) | {'market1501_heldout': 'market1501-exchanged'}  # studies of a benchmark, and its name
 MARKET_PARTS = {
     '1_of_4': dict(n_subsets=4),
     '1_of_8': dict(n_subsets=8),
@@ -116,6 +117,20 @@ MARKET_NETWORKS = {
     )
 }
 
+# %% ../nbs/17a_variants.ipynb #de236570
+MARKET_HELDOUT = {
+    name: MARKET[name]
+    for name in (
+        'full',
+        'per_subset_4_of_4',
+        'per_subset_16_of_16',
+        'subset_matched_1_of_4',
+        'mcl_1_of_4',
+        'mcl_plus_1_of_4',
+        'mcl_plus_both_changes_1_of_4',
+    )
+}
+
 # %% ../nbs/17a_variants.ipynb #593a7d13
 STUDIES = {
     'reproduce': (range(1, 4), {m: dict(method=m) for m in METHODS if m != 'per_subset'}),
@@ -132,4 +147,5 @@ STUDIES = {
     'market1501_rest': (range(1, 4), MARKET_REST),
     'market1501_paper': (range(1, 4), MARKET_PAPER),
     'market1501_networks': (range(1, 6), MARKET_NETWORKS),
+    'market1501_heldout': (range(1, 4), MARKET_HELDOUT),
 }
