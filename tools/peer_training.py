@@ -273,12 +273,14 @@ def main():
     results = args.results or (MARKET_RESULTS if args.data_dir else RESULTS)
     runs = json.loads(results.read_text())['runs'] if results.exists() else []
     code = peer_code(args.peer)
-    keys = ('variant', 'padding', 'seed', 'epochs', 'steps')
-    known = {tuple({'variant': PROGRAM, **run}[key] for key in keys) for run in runs}
+    keys = ('variant', 'computed_in', 'padding', 'seed', 'epochs', 'steps')
+    usual = dict(variant=PROGRAM, computed_in='float32')
+    known = {tuple((usual | run)[key] for key in keys) for run in runs}
     variants = (PROGRAM, *BESIDE) if args.beside else (PROGRAM,)
     for (config, dataset, padding), variant in tqdm([*product(wanted_runs(args), variants)], unit='run'):
         steps = config.epochs * config.steps_per_epoch
-        if (variant, padding, config.seed, config.epochs, steps) in known:
+        precision = precision_on('cpu', config.precision)
+        if (variant, precision, padding, config.seed, config.epochs, steps) in known:
             continue
         if variant == PROGRAM:
             row = measure(code, config, dataset(), padding, args)
