@@ -40,7 +40,7 @@ from tqdm.auto import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
-from throughput import DEVICE, led_to_the_cpu, peer_code, peer_commit
+from throughput import led_to_the_cpu, peer_code, peer_commit
 
 from mcl.config import DESK, TrainConfig
 from mcl.core import write_json
@@ -221,7 +221,6 @@ def measure(code, config, world, padding, args):
         peer_workers=args.workers,
         peer_commit=peer_commit(args.peer),
         started=started,
-        processor=DEVICE,
         computed_in=precision_on('cpu', config.precision),
         **made,
         config=asdict(config),
