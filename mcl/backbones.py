@@ -111,10 +111,13 @@ def timm_backbone(
     import timm
 
     backbone = TimmBackbone(timm.create_model(name, pretrained=False, num_classes=0))
-    with torch.inference_mode():
-        maps = backbone.eval()(torch.zeros(1, 3, 128, 64))
-    is_map = maps.ndim == 4 and maps.shape[2] > maps.shape[3]
     advice = 'choose a convolutional network, such as resnet18'
+    try:
+        with torch.inference_mode():
+            maps = backbone.eval()(torch.zeros(1, 3, 128, 64))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f'{name} takes no images of 128 x 64 pixels ({error}): {advice}') from error
+    is_map = maps.ndim == 4 and maps.shape[2] > maps.shape[3]
     expect(is_map, f'{name} gives no map (b, c, h, w) of an image: {advice}')
     return backbone.train(), maps.shape[1]
 

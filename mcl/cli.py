@@ -219,14 +219,17 @@ def reproduce_command(
     runs = study_runs(study, preset)
     output = output or (work_dir / preset / 'figures' if preset == 'tiny' else Path('figures'))
     name = study if preset in ('tiny', 'desk') else f'{study}_{preset}'
-    (output / 'results').mkdir(parents=True, exist_ok=True)
     results = output / 'results' / ('real' if study in PHOTOGRAPHS else '') / f'{name}.json'
     lacking = study in PHOTOGRAPHS and missing and data_dir is None
     benchmark = PHOTOGRAPHS.get(study, '').removesuffix(EXCHANGED)
     expect(not lacking, f'study {study} needs --data-dir, the folder of {benchmark}')
-    typer.echo(printable(f'{len(runs)} runs; finished ones in {work_dir / preset} are kept'))
+    drawn = f'study {study} draws its worlds: leave --data-dir out'
+    expect(study in PHOTOGRAPHS or data_dir is None, drawn)
+    (output / 'results').mkdir(parents=True, exist_ok=True)
+    place = work_dir / PHOTOGRAPHS.get(study, preset)
+    typer.echo(printable(f'{len(runs)} runs; finished ones in {place} are kept'))
     written = run_study(study, preset, work_dir, results, missing, data_dir)
-    nothing = f'no finished run of {study} in {work_dir / preset}: leave --no-missing out, and it is made'
+    nothing = f'no finished run of {study} in {place}: leave --no-missing out, and it is made'
     expect(written, nothing)
     folder = written.parent.parent.parent if study in PHOTOGRAPHS else written.parent.parent
     table = draw_study(study, written, folder)

@@ -127,6 +127,7 @@ def check_ranges(config) -> None:
         'evaluate_every',
         'annotated_subsets',
         'consistency_from',
+        'seed',
     ):
         value = getattr(config, name)
         expect(value >= 0, f'{name} is {value}: it must not be negative')

@@ -142,6 +142,7 @@ def find_benchmark(
     for place in places:
         if any((place / marker).exists() for marker in bench.markers):
             return place
+    expect(not Path(root).is_file(), f'{name} not found: {root} is a file, not a folder', FileNotFoundError)
     near = lies_near(Path(root), bench.markers)
     raise FileNotFoundError(
         f'{name} not found: no {" or ".join(bench.markers)} in any of {", ".join(map(str, places))}. '

@@ -121,10 +121,17 @@ def read_state(
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         raise ValueError(
-            f'{path} is not a readable weights file ({reason_of(error)}): save it with '
+            f'{path} is not a readable weights file ({reason_of(error)}): copy it again, or save it with '
             'mcl.models.save_weights'
         ) from error
-    return state.get('model', state), state.get('arch')
+    whole = state if isinstance(state, dict) else {}
+    weights = whole.get('model', whole)
+    named = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
+    expect(
+        named and weights and all(isinstance(value, torch.Tensor) for value in weights.values()),
+        f'{path} holds no weights: expected names and tensors, as mcl.models.save_weights writes them',
+    )
+    return weights, whole.get('arch')
 
 # %% ../nbs/03_models.ipynb #c86cde3d
 def first_difference(

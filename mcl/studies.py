@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_name', 'StudyRun', 'study_runs', 'study_run', 'is_record_of', 'results_path', 'recorded_runs', 'check_same_data',
-           'run_study']
+           'check_kept', 'run_study']
 
 # %% ../nbs/17b_studies.ipynb #4c29904e
 import hashlib
@@ -21,7 +21,7 @@ from .data import load_dataset
 from .images import open_stores
 from .pedworld_variants import STUDY_PRESETS
 from .results import check_records, read_study
-from .run_folders import check_data
+from .run_folders import check_data, difference, fingerprint_of
 from .training import train
 from .variants import PHOTOGRAPHS, STUDIES
 
@@ -114,6 +114,21 @@ def check_same_data(folders: list[Path], dataset) -> None:
             check_data(folder, dataset, begun=True)
             return
 
+# %% ../nbs/17b_studies.ipynb #fefca506
+def check_kept(
+    kept: dict,      # of `recorded_runs`
+    results: Path,   # where they are
+    dataset,         # what the missing runs would be trained on
+) -> None:
+    "ValueError where a run of a result file was made with other images; old runs do not tell theirs."
+    now = fingerprint_of(dataset)
+    changed = [difference(run['data'], now) for run in kept.values() if run.get('data')]
+    for difference_found in filter(None, changed):
+        raise ValueError(
+            f'{results} holds runs made with other images than those of {dataset.root}: {difference_found}. '
+            'Give the folder they were made with, or write to another place (--output)'
+        )
+
 # %% ../nbs/17b_studies.ipynb #ab5f0c07
 def run_study(
     study: str,                    # see `study_runs`
@@ -128,6 +143,10 @@ def run_study(
     unfinished = work / preset / 'unfinished' / 'results' / results.name
     kept = recorded_runs(results) if study in PHOTOGRAPHS else {}
     records, written, dataset, stores = [], None, None, None
+    if study in PHOTOGRAPHS and data_dir is not None:
+        dataset = load_dataset(PHOTOGRAPHS[study], root=data_dir)
+        check_same_data([work / run.folder for run in runs], dataset)
+        check_kept(kept, results, dataset)
     for run in tqdm(runs, desc=f'{study} {preset}', unit='run'):
         record = work / run.folder / 'record.json'
         if is_record_of(record, run.config):
@@ -140,9 +159,11 @@ def run_study(
             continue
         else:
             if dataset is None or dataset.name != run.world:
-                dataset = load_dataset(run.world, root=data_dir if study in PHOTOGRAPHS else work / 'worlds')
+                dataset, stores = load_dataset(run.world, root=work / 'worlds'), None
                 check_same_data([work / other.folder for other in runs if other.world == run.world], dataset)
-                stores = open_stores(dataset, (run.config.height, run.config.width))
+            size = run.config.height, run.config.width
+            if stores is None or stores.train.size != size:
+                stores = open_stores(dataset, size)
             train(run.config, dataset, work / run.folder, resume=True, stores=stores)
             records.append(dict(study=study, variant=run.variant, **read_record(record)))
         written = results_path(results, unfinished, len(records), len(runs))
