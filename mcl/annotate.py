@@ -157,10 +157,16 @@ def open_prototypes(path: Path, known, temperature: float) -> MetaPrototypes:
         FileNotFoundError,
     )
     labels = np.array(open_array(path))
+    expect(
+        labels.dtype.kind in 'iu' and labels.ndim == 1,
+        f'{path} holds {labels.dtype} of shape {labels.shape}; expected pseudo labels, whole numbers of '
+        'shape (m,)',
+    )
     try:
         return prototypes_of(known, labels, temperature=temperature)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f'{path}: {error}') from None
+    except ValueError as error:
+        named = str(error).startswith(str(getattr(known, 'path', path)))
+        raise ValueError(str(error) if named else f'{path}: {error}') from None
 
 # %% ../nbs/13c_annotate.ipynb #be84a11e
 def annotate_together(

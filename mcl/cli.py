@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AS_OPTIONS', 'GOES_ON', 'pedworld_command', 'train_command', 'open_cache', 'told_left_out', 'fitting', 'one_line',
            'reproduce_command', 'report_command', 'as_options', 'in_one_line', 'was_interrupted', 'complain',
-           'close_bars', 'with_home', 'main']
+           'close_bars', 'with_home', 'check_words', 'main']
 
 # %% ../nbs/19_cli.ipynb #cf6f62e5
 import os
@@ -23,6 +23,7 @@ from .commands import DataDir, Dataset, Device, OnError, OwnDataset, Pattern, Ta
 from .config import METHODS, RECIPES, TrainConfig
 from mcl.core import (
     EXTRA_OF,
+    check_folder,
     expect,
     expect_one_of,
     missing_package,
@@ -225,7 +226,7 @@ def reproduce_command(
     expect(not lacking, f'study {study} needs --data-dir, the folder of {benchmark}')
     drawn = f'study {study} draws its worlds: leave --data-dir out'
     expect(study in PHOTOGRAPHS or data_dir is None, drawn)
-    (output / 'results').mkdir(parents=True, exist_ok=True)
+    check_folder(output)
     place = work_dir / PHOTOGRAPHS.get(study, preset)
     typer.echo(printable(f'{len(runs)} runs; finished ones in {place} are kept'))
     written = run_study(study, preset, work_dir, results, missing, data_dir)
@@ -279,11 +280,12 @@ def report_command(
 
 # %% ../nbs/19_cli.ipynb #1d0971a8
 AS_OPTIONS = (
-    (r'\w+=True \((--[\w-]+)[^)]*\)', r'\1'),  # resume=True (--resume)
+    (r'\b\w+=True \((--[\w-]+)[^)]*\)', r'\1'),  # resume=True (--resume)
     (r'\(\w+=True, (--[\w-]+)\)', r'(\1)'),
     (r"on_error='skip'", '--on-error skip'),
     (r'unknown on_error', 'unknown --on-error'),
     (r"method='kmeans' needs n_clusters", '--clusterer kmeans needs --n-clusters'),
+    (r"n_clusters is for method='kmeans' alone", '--n-clusters is for --clusterer kmeans alone'),
 )  # arguments of functions, as messages name them, and the options that set them
 
 
@@ -346,6 +348,16 @@ def with_home(word: str) -> str:
     return name + os.path.expanduser(value) if value == '~' or value.startswith('~/') else word
 
 
+def check_words(words: list) -> None:
+    "ValueError for a value that is empty, as a shell leaves it where a variable is not set."
+    for before, word in zip(['', *words], words):
+        name, sign, value = word.partition('=')
+        if word and not (sign and name.startswith('--') and not value):
+            continue
+        place = f'for {name}' if name else f'after {before}' if before else 'at the beginning'
+        raise ValueError(f'an empty value {place}: is a variable of the shell not set?')
+
+
 def main(arguments: Optional[list] = None) -> None:
     """Entry point of the `mcl` command: warnings and errors become one line on standard error.
 
@@ -353,6 +365,7 @@ def main(arguments: Optional[list] = None) -> None:
     """
     words = [with_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     try:
+        check_words(words)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: complain(message)
             run_commands(app, words)

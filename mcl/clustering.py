@@ -254,6 +254,7 @@ def cluster(
         raise ValueError(f'unknown method {method!r}; known methods: {", ".join(CLUSTERERS)}')
     if method == 'kmeans':
         return kmeans(prepare(features, normalise), n_clusters, seed)
+    expect(n_clusters is None, "n_clusters is for method='kmeans' alone: leave it out, or choose that")
     graph = jaccard_graph(features, k1, k2, limit, exact, normalise, progress)
     labels = labels_of_graph(graph, eps, min_samples, method, seed)
     for sentence in advice(labels, k1) if check else ():

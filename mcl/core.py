@@ -48,10 +48,14 @@ def printable(text: str) -> str:
 def nearest_name(
     word: str,  # what was written
     known: Iterable[str],  # what may be written
+    n: int = 1,  # names to suggest, at most
 ) -> str:  # the beginning of a sentence, such as 'did you mean eps? '; '' when nothing is near
-    "The known name that `word` was probably meant to be, as a question."
-    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=0.6)
-    return f'did you mean {close[0]}? ' if close else ''
+    "The known names that `word` was probably meant to be, as a question."
+    word, names = str(word), [str(name) for name in known]
+    if len(word) > 3 * max(map(len, names), default=0):    # too long to be near any, and slow to compare
+        return ''
+    close = difflib.get_close_matches(word, names, n=n, cutoff=0.6)
+    return f'did you mean {" or ".join(close)}? ' if close else ''
 
 # %% ../nbs/00_core.ipynb #4e959310
 def expect_one_of(

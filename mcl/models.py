@@ -24,6 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from mcl.backbones import (
+    check_lite0,
     check_timm_name,
     efficientnet_backbone,
     resnet50_backbone,
@@ -197,6 +198,8 @@ def check_start(arch: str, weights: str | Path | None) -> None:
     )
     if arch.startswith('timm:'):
         check_timm_name(arch.removeprefix('timm:'))
+    if arch == 'efficientnet_lite0':
+        check_lite0(weights == 'imagenet')
     own = ARCHITECTURES.get(arch)
     alternative = 'a file, or None' if own is None else f'{own!r}, a file, or None'
     expect(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLED', 'NOTE', 'size_of', 'digest_of', 'fingerprint', 'fingerprint_of', 'difference', 'check_data', 'read_history',
-           'only_here', 'take']
+           'only_here', 'take', 'leave']
 
 # %% ../nbs/10f_run_folders.ipynb #c5c1cfd4
 import hashlib
@@ -111,12 +111,13 @@ def only_here(folder: Path | None, what: str = 'run'):
     if folder is None:
         yield
         return
-    lock = FileLock(Path(folder) / '.lock')
-    on_main(take, lock, Path(folder), what)
+    folder = Path(folder)
+    lock, is_new = FileLock(folder / '.lock'), not folder.exists()
+    on_main(take, lock, folder, what)
     try:
         yield
     finally:
-        lock.release()
+        on_main(leave, lock, folder, is_new)
 
 
 def take(lock: FileLock, folder: Path, what: str) -> None:
@@ -128,3 +129,12 @@ def take(lock: FileLock, folder: Path, what: str) -> None:
         raise ValueError(
             f'another process is at work in {folder}: wait for it, stop it, or choose another {what} folder'
         ) from None
+
+
+def leave(lock: FileLock, folder: Path, is_new: bool) -> None:
+    "Release a lock; where nothing was written, nothing is left behind."
+    if folder.is_dir() and [entry.name for entry in folder.iterdir()] == ['.lock']:
+        (folder / '.lock').unlink()
+        if is_new:
+            folder.rmdir()
+    lock.release()

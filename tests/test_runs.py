@@ -5,11 +5,13 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mcl.cli import main
 from mcl.config import TINY, TrainConfig
 from mcl.data import load_dataset
+from mcl.run_folders import only_here
 from mcl.studies import run_study
 from mcl.training import train
 
@@ -199,3 +201,66 @@ def test_features_go_on_after_a_kill_and_are_those_of_an_unbroken_command(world,
     assert (tmp_path / 'f.npy').read_bytes() == (tmp_path / 'whole.npy').read_bytes()
     assert (tmp_path / 'f.txt').read_bytes() == (tmp_path / 'whole.txt').read_bytes()
     assert not (tmp_path / 'f.npy.blocks').exists()
+
+
+def test_a_study_knows_its_images_when_the_note_is_lost(world, tmp_path, monkeypatch):
+    import mcl.studies as studies
+    from mcl.studies import StudyRun
+
+    run = StudyRun('1', 'market1501', replace(SHORT, seed=1), 'market1501/1')
+    named = lambda name, root: replace(load_dataset(str(root)), name=name)
+    monkeypatch.setattr(studies, 'load_dataset', named)
+    monkeypatch.setattr(studies, 'study_runs', lambda study, preset: [run])
+    run_study('market1501', 'tiny', tmp_path / 'work', tmp_path / 'real.json', data_dir=world.root)
+    other = shutil.copytree(world.root, tmp_path / 'other')
+    sorted((other / 'query').iterdir())[0].unlink()
+    note = tmp_path / 'work' / 'market1501' / '1' / 'data.json'
+    note.unlink()
+    with pytest.raises(ValueError, match='made with other images') as problem:
+        run_study('market1501', 'tiny', tmp_path / 'work', tmp_path / 'other.json', data_dir=other)
+    assert str(note.parent) in str(problem.value) and str(other) in str(problem.value)
+    assert not note.exists()
+
+
+def test_a_study_names_a_missing_package_before_its_first_run(tmp_path, monkeypatch):
+    import mcl.backbones as backbones
+
+    monkeypatch.setattr(backbones, 'find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'mcl-reid\[imagenet\]'):
+        run_study('market1501_networks', 'desk', tmp_path / 'work', tmp_path / 'real.json', data_dir=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path, capsys):
+    complaint = said(capsys, 'train', '--data-dir', tmp_path / 'none', '--run-dir', tmp_path / 'run')
+    assert 'none' in complaint and not any(tmp_path.iterdir())
+    with pytest.raises(ValueError), only_here(tmp_path / 'run'):
+        raise ValueError
+    assert not any(tmp_path.iterdir())
+    with only_here(tmp_path / 'run'):
+        (tmp_path / 'run' / 'notes.txt').write_text('mine')
+    assert (tmp_path / 'run' / 'notes.txt').exists()
+
+
+@pytest.mark.parametrize('words', [['--data-dir', ''], ['--data-dir='], ['--eps', '']])
+def test_a_variable_of_the_shell_that_is_not_set(words, capsys):
+    assert 'an empty value' in said(capsys, 'train', *words)
+
+
+def test_numbers_that_a_clusterer_does_not_read_are_refused(tmp_path, capsys):
+    np.save(tmp_path / 'f.npy', np.eye(40, dtype=np.float32))
+    complaint = said(capsys, 'cluster', tmp_path / 'f.npy', tmp_path / 'l.npy', '--n-clusters', -1)
+    assert '--n-clusters is for --clusterer kmeans alone' in complaint
+    assert not (tmp_path / 'l.npy').exists()
+
+
+@pytest.mark.parametrize(
+    'change, words', [(np.nan, 'row 3 is not finite'), (0, 'row 3 is all zeros'), (2, 'row 3 has length 2')]
+)
+def test_a_row_that_cannot_be_annotated_is_named_with_its_file(change, words, tmp_path, capsys):
+    rows = np.eye(40, dtype=np.float32)
+    rows[3] *= change
+    np.save(tmp_path / 'f.npy', rows)
+    np.save(tmp_path / 'l.npy', np.repeat(np.arange(4), 10))
+    complaint = said(capsys, 'annotate', tmp_path / 'f.npy', tmp_path / 'l.npy', tmp_path / 'soft.npz')
+    assert words in complaint and str(tmp_path / 'f.npy') in complaint
