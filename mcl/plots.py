@@ -165,10 +165,12 @@ def labels_to_draw(
 def draw_method(
     ax,                    # axes
     points: pd.DataFrame,  # rows of `cost_points` of one method, with columns x and text
+    intervals: bool = True,  # with bars
 ) -> None:
-    "Points of one method with interval bars, joined by its line, each with its text above."
+    "Points of one method, joined by its line, each with its text above."
     points = points.sort_values('x')
     bars = np.nan_to_num(np.abs(points[['low', 'high']].to_numpy().T - points['mean'].to_numpy()))
+    bars = bars * intervals
     ax.errorbar(
         points.x,
         points['mean'],
@@ -260,6 +262,7 @@ def cost_accuracy(
     cost: str = 'clustering_pairs',  # 'clustering_pairs', 'clustering_s', 'labelling_s', 'total_s'
     value: str = 'mAP',
     ax=None,  # accuracy, 0..100; axes, or None for a new figure
+    intervals: bool = True,  # bars; those of means say nothing about differences of paired runs
 ) -> Figure:
     "Accuracy against cost, one point per method and fraction. ValueError when no run has a cost above zero."
     points = cost_points(runs, cost, value)
@@ -267,7 +270,7 @@ def cost_accuracy(
     figure, [[ax]] = canvas(ax, (7.6, 4.6))
     draw_front(ax, paid)
     for _, group in paid.groupby('method', sort=False):
-        draw_method(ax, group)
+        draw_method(ax, group, intervals)
     draw_reference(ax, points[points.method == 'supervised'])
     finish_cost(
         ax,
