@@ -139,7 +139,7 @@ BOTH_CHANGES = 'mcl_plus_both_changes'
 SHOWN = {'per_subset_16_of_16': 'per_subset, 16 of 16 windows',
          BOTH_CHANGES: 'mcl_plus with both changes, 1 of 4',
          'mcl_plus': 'mcl_plus, 1 of 4', 'subset_matched': 'subset_matched, 1 of 4',
-         'mcl': 'mcl (the paper), 1 of 4'}     # variants of the study, and what to call them
+         'mcl': 'mcl (our reading), 1 of 4'}     # variants of the study, and what to call them
 
 
 def differences(runs, rival: str) -> dict:
@@ -168,15 +168,16 @@ def draw_differences(runs) -> Picture:
     draw_panel(left, runs, 'full')
     draw_panel(right, runs, 'subset_matched')
     pairs = relative_to(runs).groupby(runs.variant).mean()
-    names = [f'{name} ({ratio_text(pairs[variant])} of the pairs)' for variant, name in SHOWN.items()]
-    left.set_yticks(range(len(SHOWN)), names)
+    shares = {ratio_text(pairs[variant]) for variant in SHOWN}
+    left.set_yticks(range(len(SHOWN)), SHOWN.values())
     right.set_yticks([])
     for ax in (left, right):
         ax.set_ylim(len(SHOWN) - 0.5, -0.5)
     lost = paired_difference(runs, dict(variant='mcl'), dict(variant='subset_matched')).mean
     won = paired_difference(runs, dict(variant='per_subset_16_of_16'), dict(variant='full')).mean
-    title = f'{won:+.1f} points for clustering window by window, {lost:+.1f} for the annotation of mcl'
-    figure.suptitle(f'{title} ({runs.world.nunique()} worlds, 95 % intervals)', fontsize=11)
+    title = f"Window by window: {won:+.1f} over full; annotation by mcl: {lost:+.1f} against its control"
+    said = f'{runs.world.nunique()} worlds, 95 % intervals; all at {" or ".join(shares)} of the pairs'
+    figure.suptitle(f'{title} ({said})', fontsize=10)
     return figure
 
 

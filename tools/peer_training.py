@@ -17,6 +17,9 @@ program stands, and with the padding in proportion, as ours is. Market-1501 gets
     # Market-1501: the network, epochs and steps of `mcl reproduce --study market1501`, one run a seed;
     # with --beside, each followed by ours, so that their seconds were taken one after the other
     python tools/peer_training.py --peer cluster-contrast-reid --data-dir /data --seeds 1 2 3 --beside
+    # the same on two cores, where the peer also loads images in processes of its own
+    python tools/peer_training.py --peer cluster-contrast-reid --data-dir /data --seeds 3 --beside \
+        --threads 2 --workers 2
 """
 
 import argparse
@@ -272,14 +275,15 @@ def main():
     results = args.results or (MARKET_RESULTS if args.data_dir else RESULTS)
     runs = json.loads(results.read_text())['runs'] if results.exists() else []
     code = peer_code(args.peer)
-    keys = ('variant', 'computed_in', 'padding', 'seed', 'epochs', 'steps')
-    usual = dict(variant=PROGRAM, computed_in='float32')
+    keys = ('variant', 'computed_in', 'threads', 'padding', 'seed', 'epochs', 'steps')
+    usual = dict(variant=PROGRAM, computed_in='float32', threads=1)
+    threads = torch.get_num_threads()
     known = {tuple((usual | run)[key] for key in keys) for run in runs}
     variants = (PROGRAM, *BESIDE) if args.beside else (PROGRAM,)
     for (config, dataset, padding), variant in tqdm([*product(wanted_runs(args), variants)], unit='run'):
         steps = config.epochs * config.steps_per_epoch
         precision = precision_on('cpu', config.precision)
-        if (variant, precision, padding, config.seed, config.epochs, steps) in known:
+        if (variant, precision, threads, padding, config.seed, config.epochs, steps) in known:
             continue
         if variant == PROGRAM:
             row = measure(code, config, dataset(), padding, args)
