@@ -1,9 +1,11 @@
 """The fast ways from the command line: features by a folded network, and decoded images kept on disk."""
+import importlib.util
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +101,13 @@ main(sys.argv[1:])
     done = subprocess.run([sys.executable, '-c', program, *words], capture_output=True, text=True)
     advice = "this needs the package openvino: run `pip install 'mcl-reid[openvino]'`"
     assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith(advice), done.stderr
+
+
+def test_the_benchmark_of_features_says_where_it_ran():
+    file = Path(__file__).parent.parent / 'tools' / 'features.py'
+    spec = importlib.util.spec_from_file_location('features_tool', file)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    told = tool.common('rate', tool.now())
+    assert told['processor'] and told['commit'] and told['has_bfloat16'] in (True, False)
+    assert tool.key_of(told)[:2] == ('rate', told['has_bfloat16'])

@@ -16,7 +16,6 @@ instructions for bfloat16 have measurements of their own.
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -131,9 +130,7 @@ def common(measurement, started) -> dict:
     packages = {name: installed(name) for name in ('timm', 'onnxruntime', 'openvino', 'nncf')}
     made = provenance('cpu')
     made['versions'].update(packages)
-    processor = platform.processor() or platform.machine()
-    return dict(study='features', measurement=measurement, processor=processor, has_bfloat16=has_bfloat16(),
-                started=started, **made)
+    return dict(study='features', measurement=measurement, has_bfloat16=has_bfloat16(), started=started, **made)
 
 
 def now() -> str:
