@@ -130,7 +130,8 @@ def common(measurement, started) -> dict:
     packages = {name: installed(name) for name in ('timm', 'onnxruntime', 'openvino', 'nncf')}
     made = provenance('cpu')
     made['versions'].update(packages)
-    return dict(study='features', measurement=measurement, has_bfloat16=has_bfloat16(), started=started, **made)
+    return dict(study='features', measurement=measurement, has_bfloat16=has_bfloat16(), started=started,
+                **made)
 
 
 def now() -> str:
