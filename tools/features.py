@@ -53,6 +53,8 @@ EPOCHS = {
     'fast features': dict(feature_precision='fused_bfloat16'),
     'features by OpenVINO': dict(feature_precision='openvino_bfloat16'),
     'fast features, training in bfloat16': dict(feature_precision='fused_bfloat16', precision='bfloat16'),
+    'the same, one other window annotated': dict(feature_precision='fused_bfloat16', precision='bfloat16',
+                                                 annotated_subsets=1),
 }
 if not find_spec('openvino'):
     del EPOCHS['features by OpenVINO']
