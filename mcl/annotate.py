@@ -82,7 +82,7 @@ class ImageFolder:
         ]
 
     def describe(self) -> dict:
-        "What the manifest must know: the names of the images, and the network that looks at them."
+        "What the manifest must know: which images, and the network that looks at them."
         return dict(
             kind='images',
             path=str(self.root),
@@ -133,7 +133,10 @@ def open_source(
     precision: str = 'plain',  # of the network, see `fast_network`
     cache: Path | None = None,  # folder of decoded images, see `ImageFolder`
 ):
-    "Images where there are weights, else features. Raises FileNotFoundError where there are none."
+    """Images where there are weights, else features.
+
+    FileNotFoundError where there are none, ValueError for images without weights.
+    """
     if weights:
         model = fast_network(load_model(weights, arch).to(device), precision)
         return ImageFolder(path, model, size, on_error, cache)

@@ -232,7 +232,7 @@ def reproduce_command(
     written = run_study(study, preset, work_dir, results, missing, data_dir)
     nothing = f'no finished run of {study} in {place}: leave --no-missing out, and it is made'
     expect(written, nothing)
-    folder = written.parent.parent.parent if study in PHOTOGRAPHS else written.parent.parent
+    folder = output if written == results else written.parent.parent
     table = draw_study(study, written, folder)
     if study == 'reproduce' and written == results and name == study:
         draw_run_pictures(preset, work_dir, output)

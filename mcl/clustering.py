@@ -56,10 +56,7 @@ def dbscan(
 
 # %% ../nbs/06_clustering.ipynb #57b448a6
 def renumbered(labels, min_samples: int = 1) -> np.ndarray:
-    """Labels 0, 1, ...
-
-    in order of first appearance; clusters with fewer than `min_samples` images become outliers, -1.
-    """
+    "Number clusters 0, 1, ... by first appearance; those with fewer than `min_samples` images become -1."
     labels = np.asarray(labels)
     values, first, inverse, counts = np.unique(
         labels, return_index=True, return_inverse=True, return_counts=True

@@ -297,7 +297,10 @@ def annotate_command(
             'fits into memory'
         ),
     ],
-    top_k: Annotated[int, typer.Option(help='entries of a soft label that are kept')] = 5,
+    top_k: Annotated[
+        Optional[int],
+        typer.Option(help='entries of a soft label that are kept; default: 5, or all where there are fewer'),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(help='temperature of the softmax over prototypes; smaller is sharper')
     ] = 0.05,
@@ -334,6 +337,7 @@ def annotate_command(
     from mcl.distributed import join_processes, on_main
     from mcl.inference import precision_of
     from mcl.models import shape_of
+    from mcl.shards import check_top_k
     from mcl.sources import FeatureFiles, annotate_rows
 
     if output.suffix != '.npz':
@@ -344,7 +348,9 @@ def annotate_command(
     rows = open_source(source, weights, arch, (height, width), on_error, device, precision, cache)
     known = FeatureFiles(features) if features else rows
     annotator = open_prototypes(prototypes, known, temperature).to(device)
-    top_k, block = min(top_k, len(annotator.centroids)), 1024 if weights else 4096
+    top_k = min(5, len(annotator.centroids)) if top_k is None else top_k
+    check_top_k(top_k, len(annotator.centroids))
+    block = 1024 if weights else 4096
     if output.suffix == '.npz':
         written = on_main(
             lambda: write_npz(output, *annotate_rows(annotator, rows, 0, len(rows), top_k, block))

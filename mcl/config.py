@@ -21,7 +21,10 @@ METHODS = ('full', 'subset', 'subset_matched', 'per_subset', 'mcl', 'mcl_plus', 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    "Everything a run depends on; the defaults are the paper's. ValueError names a value that cannot work."
+    """All settings of a run. The defaults are our reading of the paper, with a small network.
+
+    ValueError names a value that cannot work.
+    """
 
     # --- the schedule
     method: str = 'mcl'         # one of METHODS: what is clustered, and what is annotated
@@ -30,20 +33,20 @@ class TrainConfig:
     p: int = 16                 # pseudo labels in a batch
     k: int = 4                  # images of each
     n_subsets: int = 8          # N, subsets X1..XN
-    clustered_subsets: int = 1  # m, how many of them are clustered; 1 is the paper
+    clustered_subsets: int = 1  # m, how many of them are clustered; our reading of the paper: 1
     split_by: str = 'window'    # 'window' of time, or 'random'
-    annotated_subsets: int = 0  # other subsets annotated in an epoch, drawn anew each time; 0: all, the paper
+    annotated_subsets: int = 0  # other subsets annotated in an epoch, drawn anew each time; 0: all
 
     # --- phase two: the annotation of the rest, and how much of the training it gets
     phase_two_share: float = 0.5    # share of the steps that polish
     polish_share: float = 0.5       # share of a polish batch from X2..XN, both views counted
-    refine_rounds: int = 0          # rounds of nearest-centroid refinement of the annotation; 0 is the paper
+    refine_rounds: int = 0          # rounds of nearest-centroid refinement of the annotation; 0: none
     trusted_share: float = 1.0      # share of the annotated images that polish, most certain first
     prototype_memory: bool = False  # also train against centroids of the annotated labels
     balance_cameras: bool = False   # draw the annotated images of a label from many cameras
     views: int = 2                  # views of an annotated image in a polish batch: 2, or 1 where L_sc is off
     soft_weights: bool = True       # weigh triplets by the agreement of soft labels; False: all alike
-    shared_labels: bool = False     # one label space for all subsets; the paper keeps them apart
+    shared_labels: bool = False     # one label space for all subsets; False: one for each
     label_noise: float = 0.0        # share of annotated labels that is shuffled, to study what noise does
 
     # --- clustering, and the memory of centroids
@@ -109,7 +112,8 @@ def check_choices(config) -> None:
 # %% ../nbs/10_config.ipynb #d1bcb3b5
 def check_ranges(config) -> None:
     "ValueError for a number outside of its range."
-    for name in ('epochs', 'steps_per_epoch', 'p', 'k', 'height', 'width', 'decay_every', 'batch_parts'):
+    for name in ('epochs', 'steps_per_epoch', 'p', 'k', 'height', 'width', 'decay_every', 'batch_parts', 'k1',
+                 'k2', 'min_samples'):
         value = getattr(config, name)
         expect(value >= 1, f'{name} is {value}: it must be at least 1')
     for name in ('phase_two_share', 'polish_share'):
@@ -131,6 +135,7 @@ def check_ranges(config) -> None:
     ):
         value = getattr(config, name)
         expect(value >= 0, f'{name} is {value}: it must not be negative')
+    expect(0 < config.eps <= 1, f'eps is {config.eps}: it must lie above 0, up to 1')
     for name in ('learning_rate', 'temperature'):
         value = getattr(config, name)
         expect(value > 0, f'{name} is {value}: it must be above 0')

@@ -112,8 +112,8 @@ def row_blocks(
 def check_block(
     block: np.ndarray,  # distances (b, g)
     done: int,          # queries before this block
-    q: int,
-    g: int,  # queries and gallery images there should be
+    q: int,             # queries there should be
+    g: int,             # gallery images there should be
 ) -> None:
     "ValueError where a block of distances does not fit the ids or holds NaN."
     if block.shape[1] != g or done + len(block) > q:
@@ -187,12 +187,12 @@ class RankedLists(NamedTuple):
 
 # %% ../nbs/09_evaluation.ipynb #e6cf882b
 def similarities(
-    q,
-    g,
-    qp,
-    gp,
-    qc,
-    gc,           # features, person ids and camera ids of queries and gallery
+    q: np.ndarray,   # features of the queries (q, d)
+    g: np.ndarray,   # of the gallery (g, d)
+    qp: np.ndarray,  # people of the queries (q,)
+    gp: np.ndarray,  # of the gallery (g,), -1 = junk
+    qc: np.ndarray,  # cameras of the queries (q,)
+    gc: np.ndarray,  # of the gallery (g,)
 ) -> np.ndarray:  # (queries, gallery), -inf where the protocol skips an image
     "Inner products with junk, and with the query's person under the query's camera, struck out."
     skipped = (qp[:, None] == gp) & (qc[:, None] == gc) | (gp == -1)
@@ -200,14 +200,14 @@ def similarities(
 
 # %% ../nbs/09_evaluation.ipynb #1b4260a2
 def ranked_lists(
-    query_features,
-    gallery_features,  # (q, d) and (g, d), L2-normalised
-    query_pids,
-    gallery_pids,
-    query_camids,
-    gallery_camids,  # (q,) and (g,) ids
-    k: int = 10,
-    chunk: int = 256,  # length of a list; queries compared at once
+    query_features,     # (q, d), L2-normalised
+    gallery_features,   # (g, d), L2-normalised
+    query_pids,         # people (q,)
+    gallery_pids,       # people (g,), -1 = junk
+    query_camids,       # cameras (q,)
+    gallery_camids,     # cameras (g,)
+    k: int = 10,        # length of a list
+    chunk: int = 256,   # queries compared at once
 ) -> RankedLists:
     "Top-k lists under the Market-1501 protocol (Zheng et al. 2015); equal similarities in gallery order."
     q, g, qp, gp, qc, gc = map(
@@ -244,8 +244,8 @@ def only_one_camera(query_samples, gallery_samples) -> bool:
 
 
 def check_matches(query_samples, gallery_samples) -> None:
-    """ValueError, with what to do, unless the person of some query is in the gallery under another camera;
-    under any, where there is only one.
+    """ValueError, with what to do, unless the person of some query is in the gallery under another camera,
+    or, where all images share one camera, under that one.
     """
     (pids, camids), (known, seen) = (
         sample_ids(s, len(s), what) for s, what in ((query_samples, 'query'), (gallery_samples, 'gallery'))
@@ -266,10 +266,10 @@ def check_matches(query_samples, gallery_samples) -> None:
 
 # %% ../nbs/09_evaluation.ipynb #ca2d8fd4
 def evaluate(
-    query_features: Array,
-    gallery_features: Array,  # (q, d) and (g, d), NumPy or torch
-    query_samples: Sequence[Sample],
-    gallery_samples: Sequence[Sample],  # sequences of mcl.data.Sample, in the same order
+    query_features: Array,    # (q, d), NumPy or torch
+    gallery_features: Array,  # (g, d)
+    query_samples: Sequence[Sample],    # in the order of their features
+    gallery_samples: Sequence[Sample],  # in the order of theirs
     use_rerank: bool = False,   # True: distances by `rerank_blocks`
     chunk: int = 256,           # queries per block; memory is chunk times gallery
     same_camera: bool = False,  # True: matches under the query's own camera count too

@@ -87,7 +87,7 @@ def pair_masks(
 def soft_weighted_triplet_loss(
     features: Tensor,  # shape (n, d), L2-normalised
     soft_labels: Tensor,  # shape (n, K), rows sum to 1; no gradient
-    subset_ids: Ids,  # subset of every image, shape (n,), 0 or above
+    subset_ids: Ids,  # subset of every image, shape (n,); any whole number from -1
     margin: float = 0.3,  # by how much the closest negative must be farther than a positive
     labels: Ids | None = None,  # within the subset, instead of the nearest prototype, (n,), -1 = left out
     across: str = 'certain',  # other subsets' negatives: 'certain' weighs 1, 'soft' as within one
@@ -102,7 +102,7 @@ def soft_weighted_triplet_loss(
     alike = agreement(soft_labels).to(apart) if weighted else positive.to(apart)
     doubt = alike if across == 'soft' else alike * same_subset
     trust = 1 - doubt.gather(1, closest)
-    noise = 16 * torch.finfo(agreement(soft_labels[:0]).dtype).eps
+    noise = 16 * torch.finfo(soft_labels.dtype).eps
     trust = trust * (trust > noise)  # less is rounding: the negative may be the same person
     weight = alike * trust * (positive & negative.any(1, keepdim=True))
     hinge = F.relu(margin + apart - apart.gather(1, closest))

@@ -219,8 +219,8 @@ class CoarseProducts:
 
 
 def multiplies_bfloat16() -> bool:
-    "Does this processor have matrix instructions for bfloat16?"
-    return bool(getattr(torch.cpu, '_is_amx_tile_supported', bool)())
+    "Does this processor have matrix instructions for bfloat16? `has_bfloat16` asks for vector instructions."
+    return bool(getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)())
 
 # %% ../nbs/05b_neighbours.ipynb #2115d784
 def coarse_is_enough(
@@ -274,7 +274,7 @@ def exact_neighbours(
     k: int,                      # neighbours, at most n
     spare: int = 8,              # candidates kept beyond k
     title: str = None,           # progress bar's title
-    coarse: bool | None = None,  # candidates in bfloat16 where that can do; None: where it is faster, too
+    coarse: bool | None = None,  # candidates in bfloat16 where that can do; None: if that is faster
 ):                               # similarities float32 and items int32, both (n, k)
     "The k most similar rows, most similar first, the lower index first among equals."
     n, d = rows.shape

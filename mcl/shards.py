@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ARRAYS', 'DRAFT', 'differences', 'is_entry', 'read_manifest', 'open_manifest', 'check_settings', 'write_manifest',
            'keep_prototypes', 'write_shard', 'rows_on_disk', 'checksum', 'planned_shards', 'manifest_of', 'list_shards',
-           'task_settings', 'begin_shards', 'write_shards', 'finish_shards', 'annotate_shards', 'read_shards']
+           'check_top_k', 'task_settings', 'begin_shards', 'write_shards', 'finish_shards', 'annotate_shards',
+           'read_shards']
 
 # %% ../nbs/13b_shards.ipynb #b1f45c44
 import hashlib
@@ -180,6 +181,14 @@ def list_shards(folder: Path, settings: dict, known: list = ()) -> dict:
     return manifest_of(settings, found)
 
 # %% ../nbs/13b_shards.ipynb #e8e43e9d
+def check_top_k(top_k: int, n_prototypes: int) -> None:
+    "ValueError for a number of entries that a soft label does not have."
+    expect(
+        1 <= top_k <= n_prototypes,
+        f'top_k is {top_k}; expected 1 to {n_prototypes}, the number of prototypes.',
+    )
+
+
 def task_settings(prototypes: MetaPrototypes, source, top_k: int, shard_rows: int) -> dict:
     "What the shards depend on, for the manifest; ValueError for numbers that cannot work."
     K, d = prototypes.centroids.shape
@@ -188,7 +197,7 @@ def task_settings(prototypes: MetaPrototypes, source, top_k: int, shard_rows: in
         f'The features have {source.dimensions} numbers in a row, the prototypes {d}. Both must come from '
         'one network.',
     )
-    expect(1 <= top_k <= K, f'top_k is {top_k}; expected 1 to {K}, the number of prototypes.')
+    check_top_k(top_k, K)
     expect(shard_rows >= 1, f'shard_rows is {shard_rows}; expected at least 1.')
     return dict(
         source=source.describe(),
@@ -223,8 +232,8 @@ def write_shards(
     manifest: dict,  # the list of the shards that are not missing, from `begin_shards`; one for all processes
     prototypes: MetaPrototypes,
     source,  # see `FeatureFiles`
-    rank: int = 0,
-    size: int = 1,          # number of this process, from 0, and how many there are
+    rank: int = 0,          # number of this process, from 0
+    size: int = 1,          # how many processes there are
     block: int = 4096,      # rows in memory at a time
     progress: bool = True,  # show a bar
 ) -> dict:                  # the manifest, as this process knows it
@@ -279,7 +288,8 @@ def annotate_shards(
 # %% ../nbs/13b_shards.ipynb #0e386e88
 def read_shards(folder) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """First row, probabilities and prototypes of each shard, each (rows, top_k); ValueError if the annotation
-    is not finished, or a shard is not the one that was listed.
+    is not finished, or a shard has other shapes than those listed (its bytes are checked when the annotation
+    goes on); FileNotFoundError without a manifest.
     """
     folder = Path(folder)
     path = folder / 'manifest.json'

@@ -147,8 +147,8 @@ def load_prototypes(
 def annotate_rows(
     prototypes: MetaPrototypes,
     source,  # features, see `FeatureFiles`
-    start: int,
-    stop: int,          # the rows
+    start: int,         # first row
+    stop: int,          # one after the last row
     top_k: int,         # entries of a soft label that are kept, 1..K
     block: int = 4096,  # rows in memory at a time
 ) -> tuple[dict, list]:
