@@ -85,7 +85,7 @@ class TrainConfig:
     compile: bool = False       # torch.compile the network: slow to start, faster on most GPUs
     evaluate_every: int = 0     # epochs between two measurements of mAP; 0: only at the end
     feature_precision: str = 'plain'  # of features in an epoch, see mcl.inference: 'fused_bfloat16' is fast
-    prefetch: bool = False      # make the next batch in a thread: the same batches, less waiting
+    prefetch: bool = False      # make the next batch in a thread: less waiting, where a core is idle
 
     def __post_init__(self):
         check_config(self)
