@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .core import expect, read_object, write_json
-from .distributed import on_main
+from .distributed import on_main, processes
 from .names import ReIDDataset
 
 # %% ../nbs/10f_run_folders.ipynb #57bfe95d
@@ -117,7 +117,8 @@ def only_here(folder: Path | None, what: str = 'run'):
     try:
         yield
     finally:
-        on_main(leave, lock, folder, is_new)
+        if processes()[0] == 0:    # alone: after an error, the others may not come here
+            leave(lock, folder, is_new)
 
 
 def take(lock: FileLock, folder: Path, what: str) -> None:
