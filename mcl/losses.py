@@ -99,10 +99,11 @@ def soft_weighted_triplet_loss(
     positive, negative, same_subset = pair_masks(labels, check_labels(subset_ids, features))
     apart = distances(features)
     closest = apart.detach().masked_fill(~negative, float('inf')).argmin(1, keepdim=True)
-    alike = agreement(soft_labels).to(apart) if weighted else positive.to(apart)
+    agreed = agreement(soft_labels)
+    alike = (agreed if weighted else positive).to(apart)
     doubt = alike if across == 'soft' else alike * same_subset
     trust = 1 - doubt.gather(1, closest)
-    noise = 16 * torch.finfo(soft_labels.dtype).eps
+    noise = 16 * torch.finfo(agreed.dtype).eps  # coarser than the soft labels under autocast
     trust = trust * (trust > noise)  # less is rounding: the negative may be the same person
     weight = alike * trust * (positive & negative.any(1, keepdim=True))
     hinge = F.relu(margin + apart - apart.gather(1, closest))

@@ -130,6 +130,9 @@ def take(lock: FileLock, folder: Path, what: str) -> None:
         raise ValueError(
             f'another process is at work in {folder}: wait for it, stop it, or choose another {what} folder'
         ) from None
+    if not (folder / '.lock').exists():    # removed by `leave` of another process, just before it was ours
+        lock.release()
+        take(lock, folder, what)
 
 
 def leave(lock: FileLock, folder: Path, is_new: bool) -> None:
