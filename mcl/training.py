@@ -8,6 +8,7 @@ __all__ = ['PARTS', 'save_checkpoint', 'damaged', 'read_checkpoint', 'check_same
 
 # %% ../nbs/12c_training.ipynb #2f24ff86
 import dataclasses
+import io
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -46,7 +47,9 @@ def save_checkpoint(state: RunState, config: TrainConfig, path: Path) -> None:
         labels=None if state.labels is None else torch.as_tensor(state.labels),
         config=to_json(config),
     )
-    write_whole(path, lambda file: torch.save(content, file))
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    write_whole(path, lambda file: file.write(whole.getbuffer()))
 
 # %% ../nbs/12c_training.ipynb #06e31987
 PARTS = dict(model=dict, optimizer=dict, scheduler=dict, seconds=dict, history=list, config=str)

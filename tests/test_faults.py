@@ -135,15 +135,35 @@ def test_a_full_disk_is_named_and_the_run_goes_on_where_it_was(
     assert train(CONFIG, small, tmp_path, resume=True, stores=stores, progress=False).record['mAP'] == mAP
 
 
+@pytest.mark.parametrize('at', [1, 8])
+def test_ctrl_c_while_a_checkpoint_is_written_stays_ctrl_c(at, small, stores, tmp_path, monkeypatch):
+    Disk(monkeypatch, 'checkpoint.pt')
+    written = []
+
+    def press(file, data):
+        written.append(len(data))
+        if len(written) == at:
+            file.file.write(bytes(data)[:7])
+            raise KeyboardInterrupt
+        return file.file.write(data)
+
+    monkeypatch.setattr(Full, 'write', press)
+    with contextlib.suppress(KeyboardInterrupt):  # and nothing else: PyTorch makes an error of its own of it
+        train(CONFIG, small, tmp_path, stores=stores, progress=False)
+    assert len(written) < at or names(tmp_path) == []
+
+
 def test_a_disk_that_fills_up_later_leaves_the_last_checkpoint_whole(
     small, stores, mAP, tmp_path, monkeypatch
 ):
     disk, real = Disk(monkeypatch, 'checkpoint.pt'), torch.save
     disk.full = False
+    saved = []
 
     def save(content, file):
-        disk.full = True
         real(content, file)
+        disk.full = bool(saved)
+        saved.append(file)
 
     monkeypatch.setattr(torch, 'save', save)
     with pytest.raises(OSError, match='make room'):
