@@ -1,6 +1,18 @@
 """The command `mcl`, and `python -m mcl`."""
 
+import os
 import sys
+
+INTERRUPTED = 130  # status of a program that Ctrl-C has ended
+
+
+def leave(status: int) -> None:
+    """End the process without the interpreter's last steps: threads of other libraries, interrupted in the
+    middle of their work, can crash in them.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main() -> None:
@@ -9,8 +21,13 @@ def main() -> None:
         from mcl.cli import main as command
     except KeyboardInterrupt:
         print('mcl: interrupted before it began', file=sys.stderr)
-        sys.exit(130)
-    command()
+        sys.exit(INTERRUPTED)
+    try:
+        command()
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            leave(INTERRUPTED)
+        raise
 
 
 if __name__ == '__main__':

@@ -52,9 +52,10 @@ def watch_memory(every: float = 0.005) -> Iterator[dict]:
             result['peak_mib'] = max(result['peak_mib'], (process.memory_info().rss - start) / 2**20)
 
     watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
     try:
+        watcher.start()
         yield result
     finally:
         done.set()
-        watcher.join()
+        if watcher.is_alive():
+            watcher.join()
