@@ -19,6 +19,7 @@ from accelerate import PartialState
 from .core import expect, expect_one_of, open_array, write_whole
 from .distributed import on_main, processes
 from .inference import OpenVINOBackbone, fast_network
+from .images import NothingReadable
 from .loading import open_images
 from .models import extract_features, load_model
 from .names import Sample, walk_images
@@ -73,9 +74,7 @@ class ImageFolder:
         samples = [Sample(path) for path in self.paths(start, stop)]
         try:
             store = open_images(samples, self.size, self.cache, self.on_error, progress=False)
-        except ValueError:
-            if self.on_error == 'raise':
-                raise
+        except NothingReadable:
             return torch.zeros(0, self.dimensions), []
         return extract_features(self.model, store, progress=False), [
             s.path.relative_to(self.root).as_posix() for s in store.samples

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'ADDITIONS', 'CHOICES', 'MCL', 'MCL_PLUS', 'FULL', 'PER_SUBSET', 'SUBSET', 'SUBSET_MATCHED', 'SUPERVISED',
            'METHOD_SETTINGS', 'TINY', 'DESK', 'BENCHMARK_SIZE', 'CLUSTER_CONTRAST', 'RECIPES', 'DESK_MCL_PLUS',
-           'WORLD_RECIPES', 'WORDS', 'TrainConfig', 'check_choices', 'check_ranges', 'check_config', 'at_epoch',
-           'to_json', 'from_json', 'recipe_of', 'read_value', 'read_settings', 'with_settings']
+           'WORLD_RECIPES', 'WORDS', 'KINDS', 'TrainConfig', 'check_choices', 'check_ranges', 'check_config',
+           'at_epoch', 'to_json', 'from_json', 'recipe_of', 'read_value', 'read_settings', 'with_settings']
 
 # %% ../nbs/10_config.ipynb #84bc0c18
 import dataclasses
@@ -154,6 +154,14 @@ def check_config(config) -> None:
     check_ranges(config)
     m, n = config.clustered_subsets, config.n_subsets
     expect(1 <= m <= n, f'clustered_subsets is {m}: it must lie between 1 and n_subsets = {n}')
+    cuts, polishes = config.method not in ('full', 'supervised'), config.method in ('mcl', 'mcl_plus')
+    expect(n >= 2 or not cuts, f'n_subsets is {n}: method {config.method} needs at least 2 subsets')
+    polish_steps = round(config.steps_per_epoch * config.phase_two_share)
+    expect(
+        0 < polish_steps < config.steps_per_epoch or not polishes,
+        f'phase_two_share is {config.phase_two_share} of {config.steps_per_epoch} steps_per_epoch: each phase '
+        'needs at least one step',
+    )
     expect(config.views in (1, 2), f'views is {config.views}: an annotated image is seen in 1 or 2 views')
     expect(
         config.views == 2 or not config.consistency_weight,
@@ -264,15 +272,17 @@ def recipe_of(
     recipe: str | None = None,  # one of RECIPES; None: the data set's own, or none
 ) -> dict:                      # settings of TrainConfig
     "Settings to train with on a data set. ValueError for an unknown recipe, with the known ones."
+    from mcl.data import BENCHMARKS, name_world
+    from mcl.samples import EXCHANGED
+
     if recipe is not None:
         expect_one_of(recipe, RECIPES, 'recipe')
         return RECIPES[recipe]
     if str(dataset).startswith('pedworld-'):
-        from mcl.data import name_world
-
         world = name_world(dataset, None)[1].split('-')[1]
         return WORLD_RECIPES.get(world, {})
-    return RECIPES.get(dataset, {})
+    name = dataset.removesuffix(EXCHANGED) if isinstance(dataset, str) else ''
+    return RECIPES[name] if name in BENCHMARKS else {}
 
 # %% ../nbs/10_config.ipynb #4ef7bb07
 WORDS = {
@@ -295,6 +305,9 @@ def read_value(text: str, usual):
     return type(usual)(text)
 
 # %% ../nbs/10_config.ipynb #7b25b7ce
+KINDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'a text'}
+
+
 def read_settings(
     settings: list,  # texts of the form NAME=VALUE
 ) -> dict:
@@ -312,8 +325,8 @@ def read_settings(
         try:
             values[name] = read_value(value, usual)
         except (ValueError, OverflowError):
-            kind = type(usual).__name__
-            raise ValueError(f'--set {text}: {name} is a {kind}, such as {usual}') from None
+            kind = KINDS[type(usual)]
+            raise ValueError(f'--set {text}: {name} is {kind}, such as {usual}') from None
         if name == 'weights' and value == 'none':
             values[name] = None
     return values

@@ -193,7 +193,7 @@ def check_output(
     """Refuse an output that cannot be written: wrong ending, no folder, no permission, no room, or the input
     itself.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))    # where a link leads, as `write_whole` does
     expect(
         suffix is None or path.suffix == suffix, f'{path} cannot be written: give the name of a {suffix} file'
     )
@@ -303,7 +303,7 @@ def as_ids(
     or not n.
     """
     ids = as_numpy(values)
-    expected = (n or 'n',)
+    expected = '(n,)' if n is None else f'({n},)'
     expect(
         ids.ndim == 1 and n in (None, len(ids)),
         f'{name} has shape {ids.shape}; expected {expected}: one number per image.',

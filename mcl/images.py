@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_PIXELS', 'FORMATS', 'MEAN', 'STD', 'as_bytes', 'orientation', 'open_upright', 'decode', 'decode_some',
-           'decode_all', 'load_images', 'ImageStore', 'normalise', 'default_padding', 'augmentation', 'random_boxes',
-           'pad_images', 'cut_and_fill', 'augment_batch', 'ImageSubset', 'Stores', 'open_stores']
+           'decode_all', 'NothingReadable', 'unreadable', 'load_images', 'ImageStore', 'normalise', 'default_padding',
+           'augmentation', 'random_boxes', 'pad_images', 'cut_and_fill', 'augment_batch', 'ImageSubset', 'Stores',
+           'open_stores']
 
 # %% ../nbs/02d_images.ipynb #8574e55c
 from collections.abc import Callable
@@ -137,6 +138,15 @@ def decode_all(
     return bad
 
 # %% ../nbs/02d_images.ipynb #9096e94a
+class NothingReadable(ValueError):
+    "No image of those asked for can be read."
+
+
+def unreadable(paths: Sequence) -> str:
+    "What to say where none of some files is an image."
+    return f'None of {len(paths):,} images can be read, the first is {paths[0]}'
+
+
 def load_images(
     paths,
     size: tuple[int, int],  # files; height, width in pixels
@@ -157,7 +167,7 @@ def load_images(
     cache = np.empty((len(paths), 3, *size), np.uint8) if fits else None
     bad = decode_all(paths, size, cache, skip, workers, progress) if fits or skip else []
     if len(bad) == len(paths):
-        raise ValueError(f'None of {len(paths):,} images can be read, the first is {paths[0]}.')
+        raise NothingReadable(unreadable(paths))
     return (torch.from_numpy(np.delete(cache, bad, axis=0) if bad else cache) if fits else None), set(bad)
 
 # %% ../nbs/02d_images.ipynb #b8fd8830

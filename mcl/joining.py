@@ -113,6 +113,8 @@ def joined_neighbours(
 ) -> tuple:             # the same for all rows, (n, k)
     "Exact neighbour lists of all rows, where those among the old ones are known."
     n, (n_old, k) = len(rows), items.shape
+    if n == n_old:
+        return sims, items
     slack = np.float32(2**-22 * (4 + rows.shape[1] ** 0.5))
     old = sims[:, ::-1].copy(), items[:, ::-1].copy()
     fresh = heaps(n, min(k + spare, n))

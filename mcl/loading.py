@@ -21,7 +21,7 @@ from PIL import __version__ as pillow_version
 from tqdm.auto import tqdm
 
 from .core import check_output, expect, expect_one_of, write_json, write_whole
-from .images import ImageStore, Stores, decode_all
+from .images import ImageStore, NothingReadable, Stores, decode_all, unreadable
 from .names import ReIDDataset, Sample
 
 # %% ../nbs/02f_loading.ipynb #8af8d6dd
@@ -49,8 +49,8 @@ def first(steps: int, items: Iterable, prefetch: bool = False) -> Iterator:
 def images_fingerprint(
     paths: Sequence,        # n image files
     size: tuple[int, int],  # height, width in pixels
-) -> str:                   # sixteen letters
-    "Differs when a path, the bytes or the date of a file, the order, the size or the decoder does."
+) -> str:                   # 16 hexadecimal digits
+    "Differs when a path, a file's size or time of change, the order, height, width or the decoder does."
     digest = hashlib.sha256(f'{pillow_version} {tuple(size)} {len(paths)}'.encode())
     for path in paths:
         try:
@@ -125,7 +125,10 @@ class DiskStore(ImageStore):
         self.cache, bad = map_images(self.file, self.size)
         if bad and on_error == 'raise':
             decode_all([paths[bad[0]]], self.size)
-        expect(len(self.cache), f'None of {len(paths):,} images can be read, the first is {paths[0]}')
+            raise ValueError(
+                f'{self.file} was made when {paths[bad[0]]} could not be read: delete it to have it made anew'
+            )
+        expect(len(self.cache), unreadable(paths), NothingReadable)
         left_out = set(bad)
         self.samples = tuple(s for i, s in enumerate(samples) if i not in left_out)
         self.skipped = [paths[i] for i in bad]

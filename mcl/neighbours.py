@@ -230,7 +230,7 @@ def coarse_is_enough(
     error: float,      # see `CoarseProducts`
     share: float,      # of the rows
 ) -> bool:
-    "Would that share be settled? Asked of 64 rows."
+    "Do coarse products settle at least that share of the rows? Estimated from 64 of them."
     part = np.asarray(rows[:: max(1, len(rows) // 64)][:64])
     sims = np.concatenate(in_parallel(lambda a, b: part @ rows[a:b].T, len(rows), 8192), 1)
     sims = -np.sort(np.partition(-sims, keep, axis=1)[:, : keep + 1], axis=1)

@@ -16,24 +16,25 @@ from torch import Tensor, nn
 from .core import Array, Ids, expect
 
 # %% ../nbs/07_prototypes.ipynb #c915b082
-def check_labels(labels, features: Tensor, n_labels: float = float('inf')) -> Tensor:
-    """Labels (n,) beside features (n, d), as int64; ValueError for a wrong shape, broken numbers, or one
-    outside -1..n_labels-1.
+def check_labels(labels, features: Tensor, n_labels: int | None = None, name: str = 'labels') -> Tensor:
+    """Labels (n,) beside features (n, d), as int64; ValueError for a wrong shape, numbers that are not
+    whole, or one outside -1..n_labels-1.
     """
     labels = torch.as_tensor(labels, device=features.device)
     whole = len(labels) == 0 or not (labels.is_floating_point() or labels.is_complex())
     expect(
         whole and labels.shape == features.shape[:1],
-        f'labels are {labels.dtype} of shape {tuple(labels.shape)}; '
+        f'{name} are {labels.dtype} of shape {tuple(labels.shape)}; '
         f'expected one whole number for each of {len(features)} features.',
     )
     whole_numbers = labels.long()
     too_large = labels.dtype == torch.uint64 and bool((whole_numbers < 0).any())
-    expect(not too_large, f'labels reach 2**63; expected -1 (outlier) to {n_labels - 1}.')
+    allowed = '-1 (left out) or above' if n_labels is None else f'-1 (outlier) to {n_labels - 1}'
+    expect(not too_large, f'{name} reach 2**63; expected {allowed}.')
     low, high = map(int, whole_numbers.aminmax()) if len(labels) else (-1, -1)
     expect(
-        -1 <= low and high < n_labels,
-        f'labels run from {low} to {high}; expected -1 (outlier) to {n_labels - 1}.',
+        -1 <= low and (n_labels is None or high < n_labels),
+        f'{name} run from {low} to {high}; expected {allowed}.',
     )
     return whole_numbers
 
@@ -202,14 +203,25 @@ class MetaPrototypes(nn.Module):
 
     def similarities(self, features: Array) -> Tensor:
         "Inner products (n, K) of features (n, d) with the centroids."
-        return inner_products(torch.as_tensor(features), self.centroids)
+        return inner_products(self.fitting(features), self.centroids)
+
+    def fitting(self, features: Array) -> Tensor:
+        "Features as a tensor; ValueError where they are not as long as the centroids."
+        found, d = torch.as_tensor(features), self.centroids.shape[1]
+        expect(
+            found.ndim == 2 and found.shape[1] == d,
+            f'features have shape {tuple(found.shape)}; expected (n, {d}), as long as the centroids',
+        )
+        return found
 
     @torch.no_grad()
     def update(self, features: Array, labels: Ids, hard: bool = False) -> None:
         """Momentum update by features (n, d) with labels (n,), -1 skipped; `hard`: by the least similar image
         of each label, once.
         """
-        features = torch.as_tensor(features).to(self.centroids)
+        features = self.fitting(features).to(self.centroids)
+        finite = bool(features.isfinite().all())
+        expect(finite, 'some features are not finite and would spoil the centroids: look for the cause')
         labels = check_labels(labels, features, len(self.centroids))
         features, labels = features[labels >= 0], labels[labels >= 0]
         chosen = hardest_places((features * self.centroids[labels]).sum(1), labels) if hard else slice(None)
@@ -227,16 +239,17 @@ class MetaPrototypes(nn.Module):
 
     def annotate(
         self,
-        features: Array,
-        top_k: int | None = None,
-        chunk: int = 4096,
-        temperature: float | None = None,
+        features: Array,            # (n, d), unit rows
+        top_k: int | None = None,   # only the most probable prototypes of each image; None: all
+        chunk: int = 4096,          # images at a time; the largest array is (chunk, K)
+        temperature: float | None = None,  # above 0; None: that of the prototypes
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Soft labels (n, K) of features (n, d); with `top_k` a pair (probabilities, prototypes), each (n,
         top_k), best first.
         """
-        features = torch.as_tensor(features)
+        features = self.fitting(features)
         temperature = self.temperature if temperature is None else temperature
+        expect(temperature > 0, f'temperature is {temperature}; expected a number above 0.')
         if top_k is None:
             return soft_labels(features, self.centroids, temperature, chunk)
         return top_soft_labels(features, self.centroids, temperature, top_k, chunk)
@@ -271,7 +284,8 @@ def refine(
     """
     expect(rounds >= 1, f'rounds is {rounds}; expected at least 1.')
     features = torch.as_tensor(features)
-    labels, subset_ids = check_labels(labels, features).clone(), check_labels(subset_ids, features)
+    subset_ids = check_labels(subset_ids, features, name='subset_ids')
+    labels = check_labels(labels, features).clone()
     confidence = features.new_zeros(len(features))
     for subset in subset_ids[labels >= 0].unique():
         members = ((subset_ids == subset) & (labels >= 0)).nonzero().flatten()

@@ -34,7 +34,7 @@ def size_of(path: Path) -> int:
 
 
 def digest_of(parts: Iterable[bytes]) -> str:
-    "Sixteen letters that differ when any of the parts does."
+    "16 hexadecimal digits that differ when any of the parts does."
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, 'little') + part)

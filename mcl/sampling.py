@@ -80,7 +80,7 @@ def draw_images(
     rng: np.random.Generator,          # source of chance
     camids: np.ndarray | None = None,  # camera ids of all images, shape (n,)
 ) -> np.ndarray:                       # k images
-    "k images from as many cameras as possible; none comes again before all others came as often."
+    "k images from as many cameras as possible; no image is repeated until all have been drawn equally often."
     order = rng.permutation(images)
     if camids is not None:
         order = order[np.argsort(times_seen(camids[order]), kind='stable')]

@@ -71,6 +71,8 @@ def open_index(file: Path) -> Index | None:  # None where there is no such file
         fits = index.stamps.shape == (len(names), 2) and index.features.shape[:1] == (len(names),)
         expect(fits, 'its arrays do not fit together')
         return index
+    except (PermissionError, MemoryError):
+        raise
     except Exception as error:  # a damaged file makes the reader fail in any way
         warnings.warn(f'{file} is damaged ({error}) and is made anew', stacklevel=2)
         return None
@@ -183,7 +185,7 @@ def mistakes(within: np.ndarray, between: np.ndarray) -> np.ndarray:
 def suggest_threshold(
     features: np.ndarray,  # (n, d), rows of length one
     labels: np.ndarray,    # (n,), -1 for outliers
-) -> float | None:         # a similarity; None where fewer than two clusters, or no pair, would tell
+) -> float | None:         # a similarity; None with fewer than two clusters, or without a pair to compare
     "The similarity that parts pairs within clusters from pairs between them with the fewest mistakes."
     within, between = count_pairs(features, labels)
     if not within.any() or not between.any():

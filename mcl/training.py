@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'save_checkpoint', 'damaged', 'read_checkpoint', 'check_same_run', 'load_checkpoint', 'evaluate_model', 'Run',
-           'open_run', 'check_task', 'check_same_images', 'run_epochs', 'train', 'save_run']
+           'open_run', 'check_task', 'compile_clustering', 'check_same_images', 'run_epochs', 'train', 'save_run']
 
 # %% ../nbs/12c_training.ipynb #2f24ff86
 import dataclasses
@@ -91,6 +91,8 @@ def check_same_run(path: Path, saved: dict, config: TrainConfig) -> None:
         theirs = dataclasses.asdict(from_json(saved['config']))
     except (TypeError, AttributeError) as error:
         raise damaged(path, 'its config is no table of settings') from error
+    except ValueError as error:
+        raise ValueError(f'{path}: its settings cannot be read ({error})') from error
     ours = dataclasses.asdict(config)
     differing = [f'{k} ({theirs.get(k)} there, {v} here)' for k, v in ours.items() if theirs.get(k) != v]
     expect(
@@ -171,6 +173,10 @@ def check_task(config: TrainConfig, dataset: ReIDDataset, stores: Stores) -> Non
     )
     if stores.query:
         check_matches(stores.query.samples, stores.gallery.samples)
+
+
+def compile_clustering() -> None:
+    "Cluster eight points, so that the clustering code is compiled before anything is timed."
     cluster(torch.eye(8), 4, 2, check=False)
 
 
@@ -228,6 +234,7 @@ def train(
         state = open_run(config, run_dir, resume, device)
         stores = stores or open_stores(dataset, (config.height, config.width), progress, on_error=on_error)
         check_task(config, dataset, stores)
+        compile_clustering()
         data = on_main(check_data, run_dir, dataset, begun=bool(state.history))
         check_same_images(state, stores)
         steps = dict(total=config.epochs * config.steps_per_epoch,
