@@ -18,8 +18,8 @@ from accelerate import PartialState
 
 from .core import expect, expect_one_of, open_array, write_whole
 from .distributed import on_main, processes
-from .inference import OpenVINOBackbone, fast_network
 from .images import NothingReadable
+from .inference import OpenVINOBackbone, fast_network
 from .loading import open_images
 from .models import extract_features, load_model
 from .names import Sample, walk_images

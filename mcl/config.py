@@ -159,8 +159,8 @@ def check_config(config) -> None:
     polish_steps = round(config.steps_per_epoch * config.phase_two_share)
     expect(
         0 < polish_steps < config.steps_per_epoch or not polishes,
-        f'phase_two_share is {config.phase_two_share} of {config.steps_per_epoch} steps_per_epoch: each phase '
-        'needs at least one step',
+        f'phase_two_share is {config.phase_two_share} of {config.steps_per_epoch} steps_per_epoch: '
+        'each phase needs at least one step',
     )
     expect(config.views in (1, 2), f'views is {config.views}: an annotated image is seen in 1 or 2 views')
     expect(

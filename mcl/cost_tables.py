@@ -58,8 +58,10 @@ def network_images(
         parts = parts or run.config.get('n_subsets', 1) / run.config.get('clustered_subsets', 1)
         return round(run.clustered_images / run.config['epochs'] * parts)
 
-    sizes = runs.apply(training_images, axis=1).groupby(runs.world).max()
-    whole = runs.world.map(sizes)
+    sizes, exact = runs.apply(training_images, axis=1), runs.method.isin(['full', 'per_subset'])
+    known = sizes[exact].groupby(runs.world[exact]).max()
+    guessed = sizes.groupby(runs.world).max()    # windows differ by one image
+    whole = runs.world.map(known).fillna(runs.world.map(guessed)).fillna(0).astype(int)
     return pd.Series(
         [images_read(config, n) if n else math.nan for config, n in zip(runs.config, whole)], runs.index
     )

@@ -95,7 +95,7 @@ def annotate_rest(
     features: torch.Tensor,      # (r, d)
     subset_ids: np.ndarray,      # (r,)
     prototypes: MetaPrototypes,
-    refine_rounds: int = 0,      # rounds of nearest-centroid refinement inside each subset; 0: none, as in `mcl`
+    refine_rounds: int = 0,      # rounds of nearest-centroid refinement in each subset; 0: none, as in `mcl`
     trusted_share: float = 1.0,  # share of the images that keep their label, most certain first
 ) -> np.ndarray:                 # nearest meta-prototype of every image (r,), -1 = not trusted
     "The hard side of the annotation, which the sampler needs; soft labels are computed live, batch by batch."

@@ -15,7 +15,7 @@ ALONE = {
     'subset': 'subset',
     'subset_matched': 'subset_matched',
     'per_subset': 'per_subset',
-    'mcl': 'mcl (the paper)',
+    'mcl': 'mcl (our reading)',
     'mcl_plus': 'mcl_plus',
     'untrained': 'before training',
 }
@@ -167,6 +167,7 @@ OLD_WAYS = {
     CHANGED['mcl_plus_both_changes']: 'mcl_plus_both_changes',
 }
 OLD_NAMES = {
+    'mcl (the paper)': 'mcl',
     **{label: variant for variant, label in (ALONE | CHANGED | NOISY | ELSEWHERE).items()},
     **OLD_FAMILY,
     **{f'per_subset 1/{n}': f'per_subset_{n}_of_{n}' for n in (4, 8, 16)},

@@ -145,7 +145,7 @@ STUDIES = {
     'market1501': (range(1, 6), MARKET),
     'market1501_curves': (range(1), MARKET_CURVES),
     'market1501_rest': (range(1, 4), MARKET_REST),
-    'market1501_paper': (range(1, 4), MARKET_PAPER),
+    'market1501_paper': (range(1, 6), MARKET_PAPER),
     'market1501_networks': (range(1, 6), MARKET_NETWORKS),
     'market1501_heldout': (range(1, 4), MARKET_HELDOUT),
 }
