@@ -62,8 +62,14 @@ def small_backbone(
 def resnet50_backbone(
     imagenet: bool = False,  # torchvision's ImageNet weights, downloaded on first use
 ) -> nn.Sequential:  # images (b, 3, h, w) to maps (b, 2048, h / 16, w / 16)
-    "torchvision's ResNet-50 up to its last map, last stride 1."
-    net = torchvision.models.resnet50(weights='IMAGENET1K_V1' if imagenet else None)
+    "torchvision's ResNet-50 up to its last map, last stride 1. OSError where its weights cannot be fetched."
+    try:
+        net = torchvision.models.resnet50(weights='IMAGENET1K_V1' if imagenet else None)
+    except OSError as error:
+        raise OSError(
+            f'the ImageNet weights of ResNet-50 are downloaded on first use, which failed ({error}): '
+            f'go online once, copy the file into {torch.hub.get_dir()}/checkpoints, or choose other weights'
+        ) from error
     net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
     return nn.Sequential(*list(net.children())[:-2])
 

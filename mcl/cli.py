@@ -284,6 +284,7 @@ AS_OPTIONS = (
     (r'\(\w+=True, (--[\w-]+)\)', r'(\1)'),
     (r"on_error='skip'", '--on-error skip'),
     (r'unknown on_error', 'unknown --on-error'),
+    (r"(use .*a file, or) None$", r'\1 none'),
     (r"method='kmeans' needs n_clusters", '--clusterer kmeans needs --n-clusters'),
     (r"n_clusters is for method='kmeans' alone", '--n-clusters is for --clusterer kmeans alone'),
 )  # arguments of functions, as messages name them, and the options that set them

@@ -88,6 +88,9 @@ def joined(parts: Sequence[Index]) -> Index:
     "Several indices as one, without the threshold."
     names = [name for part in parts for name in part.names]
     features = [part.features for part in parts if len(part.names)]
+    lengths = sorted({part.shape[1] for part in features})
+    advice = 'is the index of another network? Choose another file, or delete it'
+    expect(len(lengths) < 2, f'features of lengths {lengths} do not go into one index: {advice}')
     empty = np.empty((0, 1), np.float32)
     return Index(
         names,
@@ -126,6 +129,8 @@ def update_index(
         return before, 0
     try:
         look_at(there.take(new), root, look, stretch, parts)
+        if not any(part.names for part in parts[1:]) and len(parts[0].names) == len(before.names):
+            return before, len(new)    # nothing but images that still cannot be read
     finally:
         index, place = joined(parts), {name: row for row, name in enumerate(names)}
         index = index.take(np.argsort([place[name] for name in index.names], kind='stable'))

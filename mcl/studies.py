@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['run_name', 'StudyRun', 'study_runs', 'study_run', 'is_record_of', 'results_path', 'recorded_runs', 'check_kept',
-           'check_same_data', 'finished', 'Trainer', 'run_study']
+           'check_same_data', 'finished', 'Trainer', 'load_photographs', 'run_study']
 
 # %% ../nbs/17b_studies.ipynb #4c29904e
 import hashlib
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from .core import expect_one_of, read_record, write_json
 from .data import load_dataset
 from .images import open_stores
 from .models import check_start
+from .names import ReIDDataset
 from .pedworld_variants import STUDY_PRESETS
 from .results import check_records, read_study
 from .run_folders import NOTE, check_data, difference, fingerprint_of
@@ -170,6 +172,16 @@ class Trainer:
         train(run.config, self.dataset, folder, resume=True, stores=self.stores)
         return read_record(folder / 'record.json')
 
+# %% ../nbs/17b_studies.ipynb #9270b538
+def load_photographs(name: str, root: Path) -> ReIDDataset:
+    "A benchmark as it was published; ValueError where its counts are others."
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.* is not the published data set')
+        try:
+            return load_dataset(name, root=root)
+        except UserWarning as difference:
+            raise ValueError(f'{difference} A study of {name} needs the published images') from None
+
 # %% ../nbs/17b_studies.ipynb #ab5f0c07
 def run_study(
     study: str,                    # see `study_runs`
@@ -185,7 +197,7 @@ def run_study(
     lacking = [run.config for run in runs if missing and not finished(run, work, kept)]
     for network in {(config.arch, config.weights) for config in lacking}:
         check_start(*network)    # a missing package is named now, and not when its run comes
-    dataset = load_dataset(PHOTOGRAPHS[study], root=data_dir) if photographs and data_dir else None
+    dataset = load_photographs(PHOTOGRAPHS[study], data_dir) if photographs and data_dir else None
     if dataset:
         check_same_data([work / run.folder for run in runs], dataset)
         check_kept(list(kept.values()), results, dataset)
