@@ -32,7 +32,8 @@ def measure(n: int, new: int, rounds: int) -> dict:
         fresh, *spent = clock(lambda: cluster(rows, K1, check=False))
         fresh_s.append(spent)
         same = same and bool((added == fresh).all())
-    (added, added_busy), (fresh, fresh_busy) = (np.min(times, axis=0).tolist() for times in (added_s, fresh_s))
+    least = [np.min(times, axis=0).tolist() for times in (added_s, fresh_s)]
+    (added, added_busy), (fresh, fresh_busy) = least
     row = dict(images=n, new=new, dimensions=DIMENSIONS, same=same, pairs=growing.pairs_ - compared)
     row |= dict(pairs_of_all=(n + new) * (n + new + 1) // 2, added_s=added, fresh_s=fresh)
     row |= dict(added_processor_s=added_busy, fresh_processor_s=fresh_busy)
