@@ -17,6 +17,7 @@ from mcl.neighbours import (
     best_first,
     decide_in_float64,
     exact_neighbours,
+    float_margin,
     heaps,
     offer_columns,
     offer_double,
@@ -60,7 +61,7 @@ def exact_lists(rows, k):
 def offer_new(
     rows: np.ndarray,   # unit rows, float32, old ones first
     n_old: int,         # how many are old
-    slack: np.float32,  # how far a float32 product may be off
+    margin: np.float32,  # how far a float32 product may be off
     old: tuple,         # heaps of the old rows: float64 and int32, (n_old, k), changed in place
     fresh: tuple,       # heaps for all rows, float32 and int32; those of new rows are filled
     side: int = 1024,   # rows in a block
@@ -68,7 +69,7 @@ def offer_new(
     "Compare every pair of rows that has a new one, and offer it to the lists of both."
     blocks = [*range(0, n_old, side), *range(n_old, len(rows), side)]
     locks = {b: threading.Lock() for b in blocks}
-    least = old[0][:, 0].astype(np.float32) - slack
+    least = old[0][:, 0].astype(np.float32) - margin
 
     def work(t, _):
         a = blocks[t]
@@ -89,18 +90,18 @@ def offer_new(
     in_parallel(work, len(blocks), 1)
 
 # %% ../nbs/06d_joining.ipynb #fe01bf46
-def lists_of_new_rows(rows, fresh, n_old, k, slack):
+def lists_of_new_rows(rows, fresh, n_old, k, margin):
     "Neighbours of the rows after `n_old`, from heaps of candidates: items int32 (m, k)."
     sims, items = fresh
     n = len(rows)
     find = recompute_in_float64
     spans = in_parallel(
-        lambda a, b: find(rows, sims, items, k, slack, n_old + a, n_old + b), n - n_old
+        lambda a, b: find(rows, sims, items, k, margin, n_old + a, n_old + b), n - n_old
     )
     sure = np.concatenate(spans)
     kept, unsure = items[n_old:, :k].copy(), np.flatnonzero(~sure)
     if len(unsure):
-        least = sims[n_old + unsure, k - 1] - slack
+        least = sims[n_old + unsure, k - 1] - margin
         _, kept[unsure] = decide_in_float64(rows, n_old + unsure, least, k)
     return kept
 
@@ -115,13 +116,13 @@ def joined_neighbours(
     n, (n_old, k) = len(rows), items.shape
     if n == n_old:
         return sims, items
-    slack = np.float32(2**-22 * (4 + rows.shape[1] ** 0.5))
+    margin = np.float32(float_margin(rows.shape[1]))
     old = sims[:, ::-1].copy(), items[:, ::-1].copy()
     fresh = heaps(n, min(k + spare, n))
-    offer_new(rows, n_old, slack, old, fresh)
+    offer_new(rows, n_old, margin, old, fresh)
     old = old[0][:, ::-1].copy(), old[1][:, ::-1].copy()
     sort_lists(*old)
-    found = lists_of_new_rows(rows, fresh, n_old, k, slack)
+    found = lists_of_new_rows(rows, fresh, n_old, k, margin)
     return (
         np.concatenate([old[0], double_lists(rows, found, n_old)]),
         np.concatenate([old[1], found]),

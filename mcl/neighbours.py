@@ -6,7 +6,7 @@
 __all__ = ['heaps', 'replace_worst', 'offer_row', 'offer_rows', 'offer_columns', 'tile_starts', 'FloatProducts',
            'tile_neighbours', 'similarity', 'best_first', 'recompute_in_float64', 'offer_double', 'decide_in_float64',
            'CoarseProducts', 'multiplies_bfloat16', 'coarse_is_enough', 'coarse_candidates', 'lists_of_candidates',
-           'float_error', 'exact_neighbours', 'full_precision', 'double_similarities', 'best_first_tensor', 'largest',
+           'float_margin', 'exact_neighbours', 'full_precision', 'double_similarities', 'best_first_tensor', 'largest',
            'device_candidates', 'device_decide', 'rounding', 'device_round', 'device_neighbours']
 
 # %% ../nbs/05b_neighbours.ipynb #3884642b
@@ -151,7 +151,7 @@ def best_first(sims, items):
 
 # %% ../nbs/05b_neighbours.ipynb #6d7e961f
 @njit(cache=True, nogil=True)
-def recompute_in_float64(rows, sims, items, k, slack, start, stop):
+def recompute_in_float64(rows, sims, items, k, margin, start, stop):
     "Recompute the kept similarities and sort by them; True where nothing left out can belong to the first k."
     sure, double = np.ones(stop - start, np.bool_), np.empty(items.shape[1])
     for i in range(start, stop):
@@ -160,7 +160,7 @@ def recompute_in_float64(rows, sims, items, k, slack, start, stop):
             double[a] = similarity(rows[i], rows[items[i, a]])
         best_first(double, items[i])
         sims[i] = double
-        sure[i - start] = items.shape[1] == len(rows) or double[k - 1] > worst + slack
+        sure[i - start] = items.shape[1] == len(rows) or double[k - 1] > worst + margin
     return sure
 
 # %% ../nbs/05b_neighbours.ipynb #c5f9ae10
@@ -203,7 +203,7 @@ class CoarseProducts:
     def __init__(self, rows: np.ndarray):
         self.rows, self.local = rows, threading.local()
         lost = max(in_parallel(self._lost, len(rows)))
-        self.error = 2.03 * lost + rows.shape[1] * 2**-23
+        self.error = 2.03 * lost + rows.shape[1] * 2**-23    # two rows, their product, and the sum
 
     def _lost(self, start, stop):
         block = torch.tensor(self.rows[start:stop])
@@ -254,19 +254,20 @@ def coarse_candidates(rows, k, keep, title=None, share=0.98):
     return sims, items, np.float32(product.error)
 
 # %% ../nbs/05b_neighbours.ipynb #d8d109ba
-def lists_of_candidates(rows, sims, items, k, off):
-    "Exact lists of k neighbours from heaps of candidates whose worst similarity may be off by that much."
+def lists_of_candidates(rows, sims, items, k, margin):
+    "Exact lists of k neighbours from heaps of candidates, whose similarities may be off by the margin."
     check = recompute_in_float64
-    sure = np.concatenate(in_parallel(lambda a, b: check(rows, sims, items, k, off, a, b), len(rows)))
+    sure = np.concatenate(in_parallel(lambda a, b: check(rows, sims, items, k, margin, a, b), len(rows)))
     sims, items, unsure = sims[:, :k].copy(), items[:, :k].copy(), np.flatnonzero(~sure)
     if len(unsure):
-        sims[unsure], items[unsure] = decide_in_float64(rows, unsure, sims[unsure, -1] - float_error(rows), k)
+        least = sims[unsure, -1] - np.float32(float_margin(rows.shape[1]))
+        sims[unsure], items[unsure] = decide_in_float64(rows, unsure, least, k)
     return sims, items
 
 
-def float_error(rows) -> np.float32:
-    "More than a float32 product of two unit rows is off."
-    return np.float32(2**-22 * (4 + rows.shape[1] ** 0.5))
+def float_margin(d: int) -> float:
+    "More than a float32 product of two unit rows in d dimensions is off."
+    return 2**-22 * (4 + d**0.5)
 
 
 def exact_neighbours(
@@ -282,9 +283,9 @@ def exact_neighbours(
         coarse = n >= 4096 and d >= 512 and multiplies_bfloat16()
     found = coarse_candidates(rows, k, 2 * k + 4, title) if coarse and n > 4 * k + 8 else None
     if found is None:
-        found = *tile_neighbours(rows, min(k + spare, n), title), float_error(rows)
-    sims, items, off = found
-    return lists_of_candidates(rows, sims, items, k, off)
+        found = *tile_neighbours(rows, min(k + spare, n), title), np.float32(float_margin(d))
+    sims, items, margin = found
+    return lists_of_candidates(rows, sims, items, k, margin)
 
 # %% ../nbs/05b_neighbours.ipynb #097c90e6
 @contextmanager
@@ -352,8 +353,8 @@ def device_decide(rows, query, k, block=65536):
 
 # %% ../nbs/05b_neighbours.ipynb #b537c52f
 def rounding(dtype: torch.dtype, d: int) -> float:
-    "How far candidates' similarities may be apart and still in the wrong order, for unit rows of length d."
-    return 2 * (2**-10 + 2**-11 + d * 2**-23) if dtype == torch.float16 else 2**-22 * (4 + d**0.5)
+    "How far candidates' similarities may be apart and still in the wrong order; unit rows in d dimensions."
+    return 2 * (2**-10 + 2**-11 + d * 2**-23) if dtype == torch.float16 else float_margin(d)
 
 # %% ../nbs/05b_neighbours.ipynb #a41c591f
 def device_round(rows, stored, asked, k, keep):
