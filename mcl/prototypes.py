@@ -220,8 +220,6 @@ class MetaPrototypes(nn.Module):
         of each label, once.
         """
         features = self.fitting(features).to(self.centroids)
-        finite = bool(features.isfinite().all())
-        expect(finite, 'some features are not finite and would spoil the centroids: look for the cause')
         labels = check_labels(labels, features, len(self.centroids))
         features, labels = features[labels >= 0], labels[labels >= 0]
         chosen = hardest_places((features * self.centroids[labels]).sum(1), labels) if hard else slice(None)

@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings('default'),  # of the command line, they are lines on standard error
 ]
 SMALL = World(8, 8, 3, seed=1, size=(64, 32))
-SHORT = dict(epochs=1, steps_per_epoch=1, p=3, k=2, n_subsets=2, k1=6, k2=2, min_samples=2)
+SHORT = dict(epochs=1, steps_per_epoch=2, p=3, k=2, n_subsets=2, k1=6, k2=2, min_samples=2)
 
 
 def examples(few):
