@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 
 INTERRUPTED = 130  # status of a program that Ctrl-C has ended
 
@@ -10,8 +11,9 @@ def leave(status: int) -> None:
     """End the process without the interpreter's last steps: threads of other libraries, interrupted in the
     middle of their work, can crash in them.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a pipe that nobody reads, a stream that is closed
+            stream.flush()
     os._exit(status)
 
 
