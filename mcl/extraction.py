@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .annotate import network_fingerprint
 from .core import check_output, expect, expect_one_of, open_features, read_object, write_json, write_whole
 from .distributed import on_main, processes, share_out
-from .images import ImageStore
+from .images import ImageStore, NothingReadable, unreadable
 from .inference import fast_network
 from .loading import ahead, open_images
 from .models import extract_features
@@ -154,7 +154,7 @@ def join_blocks(task: Task) -> tuple[int, list[Path]]:
         gone += [span_of(block, n)[place] for place in left_out.tolist()]
     left_out = set(gone)
     kept = [s.path.as_posix() for i, s in enumerate(task.samples) if i not in left_out]
-    expect(kept, f'None of {n:,} images can be read, the first is {task.samples[0].path}')
+    expect(kept, unreadable([s.path for s in task.samples]), NothingReadable)
     names = ''.join(f'{name}\n' for name in kept).encode(errors='surrogateescape')
     header = dict(descr='<f4', fortran_order=False, shape=(len(kept), task.model.dim))
 

@@ -127,14 +127,15 @@ def update_index(
     parts = [before.take([known[key] for key in keys if key in known])]
     if not new and len(parts[0].names) == len(before.names):
         return before, 0
+    index = before
     try:
         look_at(there.take(new), root, look, stretch, parts)
-        if not any(part.names for part in parts[1:]) and len(parts[0].names) == len(before.names):
-            return before, len(new)    # nothing but images that still cannot be read
-    finally:
-        index, place = joined(parts), {name: row for row, name in enumerate(names)}
-        index = index.take(np.argsort([place[name] for name in index.names], kind='stable'))
-        save_index(file, index)
+    finally:    # what was found before an interruption is kept
+        gained, gone = any(part.names for part in parts[1:]), len(parts[0].names) < len(before.names)
+        if gained or gone:
+            index, place = joined(parts), {name: row for row, name in enumerate(names)}
+            index = index.take(np.argsort([place[name] for name in index.names], kind='stable'))
+            save_index(file, index)
     return index, len(new)
 
 # %% ../nbs/16f_search.ipynb #88551f6b
