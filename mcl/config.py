@@ -39,6 +39,8 @@ class TrainConfig:
 
     # --- phase two: the annotation of the rest, and how much of the training it gets
     phase_two_share: float = 0.5    # share of the steps that polish
+    polish_from: int = 0            # epochs before phase two joins in; 0: from the first
+    polish_first: bool = False      # phase two before phase one: annotate with prototypes as clustered
     polish_share: float = 0.5       # share of a polish batch from X2..XN, both views counted
     refine_rounds: int = 0          # rounds of nearest-centroid refinement of the annotation; 0: none
     trusted_share: float = 1.0      # share of the annotated images that polish, most certain first
@@ -131,6 +133,7 @@ def check_ranges(config) -> None:
         'evaluate_every',
         'annotated_subsets',
         'consistency_from',
+        'polish_from',
         'seed',
     ):
         value = getattr(config, name)
@@ -161,6 +164,10 @@ def check_config(config) -> None:
         0 < polish_steps < config.steps_per_epoch or not polishes,
         f'phase_two_share is {config.phase_two_share} of {config.steps_per_epoch} steps_per_epoch: '
         'each phase needs at least one step',
+    )
+    expect(
+        config.polish_from < config.epochs or not polishes,
+        f'polish_from is {config.polish_from} of {config.epochs} epochs: phase two would never begin',
     )
     expect(config.views in (1, 2), f'views is {config.views}: an annotated image is seen in 1 or 2 views')
     expect(

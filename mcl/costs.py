@@ -144,12 +144,14 @@ def images_read(
         features = n
     else:
         features = sum(clustered_sizes(method, n, windows, clustered))
+    annotated = 0
     if method in ('mcl', 'mcl_plus'):
         drawn = get('annotated_subsets', 0) or windows - clustered
-        features += round((n - features) * min(1, drawn / max(1, windows - clustered)))
+        annotated = round((n - features) * min(1, drawn / max(1, windows - clustered)))
     share = 1 - get('phase_two_share', 0.5) if method == 'subset' else 1
     steps = get('steps_per_epoch') * share
-    return round(config['epochs'] * (features + steps * config['p'] * config['k']))
+    polishing = config['epochs'] - get('polish_from', 0)
+    return round(config['epochs'] * (features + steps * config['p'] * config['k']) + polishing * annotated)
 
 # %% ../nbs/14_costs.ipynb #2e90d6d6
 def clustering_share(

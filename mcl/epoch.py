@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Plan', 'make_plan', 'epoch_labels', 'phase_one_step', 'annotate_rest', 'keep_most_trusted', 'PolishBatch',
-           'contrast_and_update', 'phase_two_step', 'annotated_labels', 'label_space', 'Batches', 'run_phase_two',
-           'run_epoch']
+           'contrast_and_update', 'phase_two_step', 'annotated_labels', 'label_space', 'Batches', 'run_phase_one',
+           'run_phase_two', 'run_epoch']
 
 # %% ../nbs/11_epoch.ipynb #45023d0a
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -232,18 +233,36 @@ class Batches:
             yield PolishBatch(*own, views, *found)
 
 # %% ../nbs/11_epoch.ipynb #f46baa22
+def run_phase_one(
+    state: RunState,
+    batches: Batches,
+    labels: np.ndarray,          # pseudo labels (n,), -1 = not clustered
+    prototypes: MetaPrototypes,  # moved by every step
+    steps: int,
+    bar,
+) -> dict:
+    "Train on the clustered images; returns what the row of the epoch gains."
+    config = batches.config
+    stream = first(steps, batches.phase_one(labels), config.prefetch)
+    losses = (phase_one_step(state.network, *batch, prototypes, config.hard_update) for batch in stream)
+    with explain_memory(config):
+        return dict(loss=optimise(state, losses, steps, bar))
+
+
 def run_phase_two(
     state: RunState,
     plan: Plan,
     batches: Batches,
     pids,  # see `run_epoch`
     labels: np.ndarray,
-    prototypes: MetaPrototypes,  # of phase one
+    prototypes: MetaPrototypes,  # of phase one, or as clustered
     steps: int,
     bar,
 ) -> dict:
-    "Annotate X2..XN with the prototypes of phase one, then polish; returns what the row of the epoch gains."
-    config, subset_ids = batches.config, plan.subset_ids[plan.annotated]
+    "Annotate X2..XN, or some of them, with the prototypes, then polish; returns what the row gains."
+    config = batches.config
+    drawn = draw_subsets(plan.annotated, plan.subset_ids, config.annotated_subsets, batches.seed)
+    plan, subset_ids = replace(plan, annotated=drawn), plan.subset_ids[drawn]
     with state.watch('features'):
         rest = ImageSubset(batches.store, plan.annotated)
         features = shared_features(state.model, rest, config.feature_precision).to(state.device)
@@ -276,24 +295,22 @@ def run_epoch(
     "One epoch of any method: cluster, phase one and, where the plan annotates, phase two."
     config = at_epoch(config, len(state.history))
     labels, prototypes, cost = epoch_labels(state, config, plan, store, pids)
+    polishes = len(plan.annotated) > 0 and len(state.history) >= config.polish_from
     polish_steps = round(config.steps_per_epoch * config.phase_two_share)
-    shortened = len(plan.annotated) or config.method == 'subset'
-    steps = config.steps_per_epoch - (polish_steps if shortened else 0)
-    row = dict(epoch=len(state.history), steps=steps, learning_rate=state.scheduler.get_last_lr()[0], **cost,
+    steps = config.steps_per_epoch - (polish_steps if polishes or config.method == 'subset' else 0)
+    row = dict(epoch=len(state.history), steps=steps + polishes * polish_steps,
+               learning_rate=state.scheduler.get_last_lr()[0], **cost,
                soft_label_purity=None, soft_label_chance=None, **label_quality(labels, plan, pids),
                label_stability=stability(state.labels, labels))
 
     state.model.train()
     batches = Batches(config, store, camids, len(state.history), state.device)
-    stream = first(steps, batches.phase_one(labels), config.prefetch)
-    losses = (phase_one_step(state.network, *batch, prototypes, config.hard_update) for batch in stream)
-    with explain_memory(config):
-        row['loss'] = optimise(state, losses, steps, bar)
-    if len(plan.annotated):
-        drawn = draw_subsets(plan.annotated, plan.subset_ids, config.annotated_subsets, batches.seed)
-        part = replace(plan, annotated=drawn)
-        row.update(run_phase_two(state, part, batches, pids, labels, prototypes, polish_steps, bar))
-        row['steps'] = steps + polish_steps
+    phases = [partial(run_phase_one, state, batches, labels, prototypes, steps, bar)]
+    if polishes:
+        polish = partial(run_phase_two, state, plan, batches, pids, labels, prototypes, polish_steps, bar)
+        phases.insert(0 if config.polish_first else 1, polish)
+    for phase in phases:
+        row.update(phase())
 
     state.scheduler.step()
     state.labels = labels

@@ -102,6 +102,10 @@ ON_PHOTOGRAPHS = {
     'consistency_late': 'L_sc from the thirteenth epoch',
     'quarter_polishes': 'a quarter of the steps polish',
     'three_quarters_polish': 'three quarters of the steps polish',
+    'polish_late': 'phase two from the thirteenth epoch',
+    'polish_first': 'phase two before phase one',
+    'temperature_005': 'temperature 0.05',
+    'temperature_02': 'temperature 0.2',
     'full_fast': 'full, fast features',
     'cluster_contrast_program': "Cluster Contrast's own program",
 }

@@ -89,6 +89,10 @@ MCL_CHANCES = {
     'consistency_late': dict(consistency_from=12),
     'quarter_polishes': dict(phase_two_share=0.25),
     'three_quarters_polish': dict(phase_two_share=0.75),
+    'polish_late': dict(polish_from=12),
+    'polish_first': dict(polish_first=True),
+    'temperature_005': dict(temperature=0.05),
+    'temperature_02': dict(temperature=0.2),
 }
 MARKET_PAPER = {
     name: dict(AS_MCL, **MARKET_LENGTH, n_subsets=4, **changes) for name, changes in MCL_CHANCES.items()

@@ -814,6 +814,8 @@ SETTINGS = st.dictionaries(
             'time_span',
             'consistency_weight',
             'consistency_from',
+            'polish_from',
+            'polish_first',
             'triplet_weight',
             'margin',
             'learning_rate',
