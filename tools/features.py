@@ -3,15 +3,16 @@
 that saves in an epoch of training. Writes figures/results/features.json.
 
 All ways take turns, round after round, on the same images, so their ratios hold on a busy machine too: of
-each, the best round counts. ONNX Runtime and OpenVINO join in where they are installed, and OpenVINO in whole
-numbers of eight bits where NNCF is, which chooses their scales from images without a label.
+each, the best round counts. ONNX Runtime and OpenVINO join in where they are installed, OpenVINO in whole
+numbers of eight bits where NNCF is, which chooses their scales from images without a label, and torch.compile
+with frozen weights where there is a C++ compiler.
 
     python tools/features.py                        # rates, on random images: a minute
     python tools/features.py --data-dir /data       # and mAP and epochs on Market-1501's photographs
     python tools/features.py --data-dir /data --weights runs/mine/model.safetensors
 
 A measurement that is in the file already is not made again, unless --again. Processors with and without
-instructions for bfloat16 have measurements of their own.
+instructions for bfloat16 have measurements of their own, and so has each number of threads.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import torch
@@ -106,6 +108,28 @@ def in_onnxruntime(folded, images, folder, threads) -> dict:
     return {'onnxruntime': lambda: torch.from_numpy(session.run(None, wanted)[0])}
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
+def in_torch_compile(model, images) -> dict:
+    "The folded network compiled by torch with frozen weights, where there is a C++ compiler."
+    if not which('g++'):
+        return {}
+    frozen = dict(mode=None, options={'freezing': True})
+    ways = {'compiled': 'fused', 'compiled_bfloat16': 'fused_bfloat16'}
+    programs = {way: torch.compile(fast_network(model, fused), **frozen) for way, fused in ways.items()}
+    calls = {way: partial(without_gradients, program, images.clone()) for way, program in programs.items()}
+    for call in calls.values():
+        call()
+    return calls
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def without_gradients(program, images):
+    "What a compiled network makes of ordinary images; it was compiled outside inference mode."
+    return program(images)
+
+
 def in_eight_bits(model, images) -> dict:
     "The network in int8, where NNCF is installed, which chooses its scales from images (n, 3, h, w)."
     if not (find_spec('openvino') and find_spec('nncf')):
@@ -152,6 +176,7 @@ def rate(arch, args) -> dict:
     ways = {way: (lambda network=network: network(images)) for way, network in networks.items()}
     with tempfile.TemporaryDirectory() as folder:
         ways.update(in_onnxruntime(networks['fused'], images, folder, args.threads))
+        ways.update(in_torch_compile(model, images))
         expected = ways['plain']()
         cosines = {way: float((run().float() * expected).sum(1).min()) for way, run in ways.items()}
         clock, busy = take_turns(ways, args.rounds)
@@ -275,7 +300,7 @@ def measured() -> list:
 def key_of(run) -> tuple:
     "What tells a measurement from the others."
     names = ('measurement', 'network', 'weights', 'method')
-    return tuple(run[name] for name in names if name in run) + (run['has_bfloat16'],)
+    return tuple(run[name] for name in names if name in run) + (run['has_bfloat16'], run['threads'])
 
 
 def main():
@@ -299,7 +324,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         args.cache = args.cache or folder
         for kind, job in todo(args):
-            key = (*kind, has_bfloat16())
+            key = (*kind, has_bfloat16(), args.threads)
             known = key in map(key_of, measured()) and not args.again
             if key[0] not in args.measurements or known:
                 continue
