@@ -255,7 +255,7 @@ class MetaPrototypes(nn.Module):
 # %% ../nbs/07_prototypes.ipynb #fafab803
 def refine_subset(features: Tensor, labels: Tensor, rounds: int, chunk: int = 4096) -> tuple[Tensor, Tensor]:
     """Nearest-centroid rounds inside one subset, from labels (n,) of features (n, d); returns labels and
-    confidence, each (n,).
+    lead, each (n,).
     """
     for _ in range(rounds):
         names, compact = torch.unique(labels, return_inverse=True)
@@ -277,17 +277,17 @@ def refine(
 ) -> tuple[Tensor, Tensor]:
     """Inside each subset: centroids of its labels, then every image to the nearest, `rounds` times.
 
-    ValueError for no rounds. Returns labels, int64 (n,), in the label space of the subset; confidence (n,), 0
+    ValueError for no rounds. Returns labels, int64 (n,), in the label space of the subset; lead (n,), 0
     where left out.
     """
     expect(rounds >= 1, f'rounds is {rounds}; expected at least 1.')
     features = torch.as_tensor(features)
     subset_ids = check_labels(subset_ids, features, name='subset_ids')
     labels = check_labels(labels, features).clone()
-    confidence = features.new_zeros(len(features))
+    lead = features.new_zeros(len(features))
     for subset in subset_ids[labels >= 0].unique():
         members = ((subset_ids == subset) & (labels >= 0)).nonzero().flatten()
-        labels[members], confidence[members] = refine_subset(
+        labels[members], lead[members] = refine_subset(
             features[members], labels[members], rounds, chunk
         )
-    return labels, confidence
+    return labels, lead
