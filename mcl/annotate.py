@@ -8,6 +8,7 @@ __all__ = ['ImageFolder', 'count_images', 'network_fingerprint', 'open_source', 
 
 # %% ../nbs/13c_annotate.ipynb #d88f1e5b
 import hashlib
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Optional
@@ -22,7 +23,7 @@ from .images import NothingReadable
 from .inference import OpenVINOBackbone, fast_network
 from .loading import open_images
 from .models import extract_features, load_model
-from .names import Sample, walk_images
+from .names import Sample, status_of, walk_images
 from .prototypes import MetaPrototypes
 from .run_folders import only_here
 from .shards import begin_shards, finish_shards, task_settings, write_shards
@@ -107,9 +108,10 @@ def count_images(root: Path) -> tuple:  # number, and a fingerprint: names, size
         name = path.relative_to(root).as_posix()
         if len(name.splitlines()) > 1:
             raise ValueError(f'{path!r} has a line break in its name: rename it')
-        digest.update(name.encode(errors='surrogateescape') + f'\n{path.stat().st_size}\n'.encode())
+        digest.update(name.encode(errors='surrogateescape') + f'\n{status_of(path)[0]}\n'.encode())
         if number <= 16 or number.bit_count() == 1:
-            digest.update(path.read_bytes())
+            with suppress(OSError):    # the network's turn will tell
+                digest.update(path.read_bytes())
     if not number:
         raise FileNotFoundError(f'{root} holds no .jpg, .jpeg or .png file')
     return number, digest.hexdigest()[:16]
@@ -177,8 +179,9 @@ def annotate_together(
     folder: Path,
     top_k: int,
     shard_rows: int,
-    block: int,  # as for `annotate_shards`
-) -> dict:       # the manifest
+    block: int,             # as for `annotate_shards`
+    progress: bool = True,  # show a bar
+) -> dict:                  # the manifest
     """What `annotate_shards` does, each process its share of the shards.
 
     ValueError where they write to different disks.
@@ -191,7 +194,7 @@ def annotate_together(
             f'process {rank} of {size} sees no manifest.json in {folder}: all must write to one folder',
         )
         manifest = write_shards(
-            folder, settings, manifest, prototypes, source, rank, size, block, progress=rank == 0
+            folder, settings, manifest, prototypes, source, rank, size, block, progress and rank == 0
         )
         if size == 1:
             return manifest

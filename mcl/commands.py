@@ -6,7 +6,7 @@
 __all__ = ['app', 'Arch', 'Device', 'OnError', 'Backend', 'Cache', 'Fast', 'Height', 'Width', 'Weights', 'DATASET', 'Dataset',
            'OwnDataset', 'DataDir', 'Split', 'Table', 'Pattern', 'K1', 'K2', 'Eps', 'MinSamples', 'Normalise',
            'show_version', 'whole_command', 'say', 'accepting', 'features_command', 'export_command', 'read_eps',
-           'cluster_command', 'annotate_command']
+           'cluster_command', 'check_clustered', 'annotate_command']
 
 # %% ../nbs/18b_commands.ipynb #4b165e5c
 from pathlib import Path
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from . import __version__
-from .core import check_folder, check_output, printable
+from .core import check_folder, check_output, expect, printable
 
 # %% ../nbs/18b_commands.ipynb #25c2eda4
 app = typer.Typer(
@@ -270,6 +270,19 @@ def cluster_command(
     outliers = f'{(found < 0).mean():.1%} outliers of {len(found)} images'
     typer.echo(printable(f'wrote {labels}: {found.max() + 1} clusters, {outliers}'))
 
+# %% ../nbs/18b_commands.ipynb #bb074d0b
+def check_clustered(source: Path, prototypes: Path, weights: Path | None, features: Path | None) -> None:
+    "ValueError where labels of a benchmark's training images would be taken for those of its whole folder."
+    from mcl.data import layout_of
+
+    by_order = weights and features is None and prototypes.suffix == '.npy' and source.is_dir()
+    layout = layout_of(source) if by_order else None
+    expect(
+        not layout,
+        f'{source} has the folders of {layout}, and labels belong to its training images only: give the '
+        'features that were clustered (--features)',
+    )
+
 # %% ../nbs/18b_commands.ipynb #2cb2ffb0
 @app.command('annotate', epilog='Example: mcl annotate features.npy labels.npy soft --top-k 5')
 def annotate_command(
@@ -340,12 +353,15 @@ def annotate_command(
     from mcl.shards import check_top_k
     from mcl.sources import FeatureFiles, annotate_rows
 
-    if output.suffix != '.npz':
+    if output.suffix == '.npz':
+        check_output(output, '.npz')
+    else:
         check_folder(output)
     arch, height, width = shape_of(weights or source, arch, height, width)
     device = join_processes(device)
     precision = precision_of(fast, backend)
     rows = open_source(source, weights, arch, (height, width), on_error, device, precision, cache)
+    check_clustered(source, prototypes, weights, features)
     known = FeatureFiles(features) if features else rows
     annotator = open_prototypes(prototypes, known, temperature).to(device)
     top_k = min(5, len(annotator.centroids)) if top_k is None else top_k

@@ -285,7 +285,7 @@ def recipe_of(
     if recipe is not None:
         expect_one_of(recipe, RECIPES, 'recipe')
         return RECIPES[recipe]
-    if str(dataset).startswith('pedworld-'):
+    if isinstance(dataset, str) and dataset.startswith('pedworld-'):
         world = name_world(dataset, None)[1].split('-')[1]
         return WORLD_RECIPES.get(world, {})
     name = dataset.removesuffix(EXCHANGED) if isinstance(dataset, str) else ''

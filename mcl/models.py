@@ -257,7 +257,7 @@ def extract_features(
 ) -> torch.Tensor:                       # float32 (n, dim) on the CPU, rows of length one
     "Features of every image of `store`, in its order."
     device = device or next(model.parameters()).device
-    starts, features = range(0, len(store), batch_size), torch.empty(0)
+    starts, features = range(0, len(store), batch_size), torch.empty(0, getattr(model, 'dim', 0))
     bar = tqdm(starts, desc='features', unit='batch', disable=not progress, leave=False)
     with evaluating(model.to(device)):
         blocks = (store.batch(list(range(s, min(s + batch_size, len(store))))).to(device) for s in bar)

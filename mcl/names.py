@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAME', 'SLOT', 'LARGEST_ID', 'as_number', 'market_when', 'veri_when', 'msmt17_when', 'no_when', 'entries_of',
-           'leads_out', 'walk_images', 'image_files', 'read_names', 'read_line', 'read_list']
+           'leads_out', 'status_of', 'walk_images', 'image_files', 'read_names', 'read_line', 'read_list']
 
 # %% ../nbs/02a_names.ipynb #d8ea3efa
 import os
@@ -72,6 +72,15 @@ def leads_out(link: Path, root: Path) -> bool:
     if target.is_relative_to(root):
         return any(part[0] == '.' for part in target.relative_to(root).parts)
     return not root.is_relative_to(target)
+
+
+def status_of(path) -> tuple[int, int]:  # bytes, and time of the last change in nanoseconds
+    "What tells whether a file has changed; (-1, 0) where it is gone or out of reach."
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def walk_images(

@@ -51,6 +51,7 @@ def evaluate_command(
     arch: Arch = None,
     height: Height = None,
     width: Width = None,
+    on_error: OnError = 'raise',
     device: Device = 'auto',
     fast: Fast = False,
     backend: Backend = 'torch',
@@ -70,19 +71,19 @@ def evaluate_command(
     name, root = (data_dir, None) if data_dir and not dataset else (dataset or 'pedworld-tiny', data_dir)
     data = load_dataset(name, root=root, pattern=pattern, table=table)
     splits = [samples_of(data, split) for split in ('query', 'gallery')]
-    stores = [open_images(samples, (height, width), cache) for samples in splits]
+    stores = [open_images(samples, (height, width), cache, on_error) for samples in splits]
     features = [extract_features(model, store) for store in stores]
     samples = [store.samples for store in stores]
     metrics = evaluate(*features, *samples, use_rerank=rerank, same_camera=same_camera)
     ranks = '  '.join(f'rank-{r} {100 * metrics.cmc[r - 1]:.2f}' for r in (1, 5, 10) if r <= len(metrics.cmc))
-    typer.echo(
-        f'mAP {100 * metrics.mAP:.2f}  {ranks}  mINP {100 * metrics.mINP:.2f}  ({metrics.n_valid} queries)'
-    )
+    left_out = sum(map(len, splits)) - sum(map(len, samples))
+    of = f'{metrics.n_valid} queries' + (f', {left_out} images could not be read' if left_out else '')
+    typer.echo(f'mAP {100 * metrics.mAP:.2f}  {ranks}  mINP {100 * metrics.mINP:.2f}  ({of})')
 
 # %% ../nbs/18d_network_commands.ipynb #b42629af
 def look_with(model, size: tuple, on_error: str):
     "A function from paths to features (m, d) and the m paths that could be read, as `update_index` wants it."
-    from mcl.images import ImageStore
+    from mcl.images import ImageStore, NothingReadable
     from mcl.models import extract_features
     from mcl.names import Sample
 
@@ -90,7 +91,7 @@ def look_with(model, size: tuple, on_error: str):
         samples = [Sample(path) for path in paths]
         try:
             store = ImageStore(samples, size, on_error)
-        except ValueError:    # not one can be read
+        except NothingReadable:
             if on_error == 'raise':
                 raise
             return [], []

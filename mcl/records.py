@@ -51,6 +51,8 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
+        if not git('ls-files', '__init__.py'):    # installed inside a checkout of something else
+            return None
         return (
             git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain', '--', '.') else '')
         ) or None

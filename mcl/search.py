@@ -24,7 +24,7 @@ from .core import expect, open_features, write_text, write_whole
 from .features import check_rows
 from .galleries import draw_framed
 from .images import decode
-from .names import image_files
+from .names import image_files, status_of
 from .plots import canvas, set_style
 
 # %% ../nbs/16f_search.ipynb #1d65b216
@@ -79,9 +79,8 @@ def open_index(file: Path) -> Index | None:  # None where there is no such file
 
 # %% ../nbs/16f_search.ipynb #28289fab
 def stamps_of(paths: Sequence[Path]) -> np.ndarray:  # int64 (n, 2)
-    "Bytes, and time of the last change in nanoseconds, of some files."
-    found = [path.stat() for path in paths]
-    return np.array([(s.st_size, s.st_mtime_ns) for s in found], np.int64).reshape(-1, 2)
+    "Bytes, and time of the last change in nanoseconds, of some files; -1 and 0 where one is gone."
+    return np.array([status_of(path) for path in paths], np.int64).reshape(-1, 2)
 
 
 def joined(parts: Sequence[Index]) -> Index:

@@ -26,12 +26,14 @@ from .sources import FeatureFiles, annotate_rows, load_prototypes, save_prototyp
 
 # %% ../nbs/13b_shards.ipynb #f789ae9d
 def differences(begun: dict, now: dict, prefix: str = '') -> list[str]:
-    "Settings in which two manifests differ, in words; paths and settings that only one has do not count."
+    """Settings in which two manifests differ, in words. Paths and settings that only one has do not count,
+    nor that unreadable images may now be left out: what was made before is complete.
+    """
     found = []
     for key in now.keys() & begun.keys() - {'path'}:
         if isinstance(now[key], dict) and isinstance(begun[key], dict):
             found += differences(begun[key], now[key], f'{prefix}{key} ')
-        elif begun[key] != now[key]:
+        elif begun[key] != now[key] and (key, begun[key], now[key]) != ('on_error', 'raise', 'skip'):
             found.append(f'{prefix}{key} was {begun[key]}, is {now[key]}')
     return sorted(found)
 

@@ -112,7 +112,13 @@ def prototypes_of(
     sums = torch.zeros(len(counts), source.dimensions)
     for start in range(0, len(labels), block):
         known = labels[start : start + block]
-        sums.index_add_(0, known[known >= 0], source.read(start, start + len(known))[0][known >= 0])
+        found = source.read(start, start + len(known))[0]
+        expect(
+            len(found) == len(known),
+            f'{len(known) - len(found)} images could not be read, so the labels do not tell whose they are: '
+            'give the features that were clustered, in place of the images (--features)',
+        )
+        sums.index_add_(0, known[known >= 0], found[known >= 0])
     return MetaPrototypes(sums / counts[:, None], **kw)
 
 # %% ../nbs/13_sources.ipynb #a1b3fcfd

@@ -9,6 +9,7 @@ __all__ = ['PARTS', 'save_checkpoint', 'damaged', 'read_checkpoint', 'check_same
 # %% ../nbs/12c_training.ipynb #2f24ff86
 import dataclasses
 import io
+import warnings
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -171,8 +172,17 @@ def check_task(config: TrainConfig, dataset: ReIDDataset, stores: Stores) -> Non
         config.method != 'supervised' or read_ids(stores.train.samples)[1] is not None,
         f'{dataset.name} has images without a person id: supervised training needs them all',
     )
+    wanted = config.height, config.width
+    size = tuple(getattr(stores.train, 'size', wanted))
+    expect(
+        size == wanted,
+        f'the stores hold images of {size[0]} x {size[1]} pixels, and the settings say '
+        f'{wanted[0]} x {wanted[1]}: open the stores at that size, or change height and width',
+    )
     if stores.query:
         check_matches(stores.query.samples, stores.gallery.samples)
+    elif config.evaluate_every:
+        warnings.warn('there are no query images, so evaluate_every measures nothing', stacklevel=2)
 
 
 def compile_clustering() -> None:
@@ -201,7 +211,7 @@ def run_epochs(
     (camids, pids), plan = read_ids(stores.train.samples), make_plan(config, stores.train.samples)
     for _ in range(len(state.history), config.epochs):
         state.history.append(run_epoch(state, config, plan, stores.train, camids, pids, bar))
-        if config.evaluate_every and len(state.history) % config.evaluate_every == 0:
+        if stores.query and config.evaluate_every and len(state.history) % config.evaluate_every == 0:
             state.history[-1].update(evaluate_model(state.model, stores).percentages())
         bar.set_postfix(epoch=len(state.history), clusters=state.history[-1]['n_clusters'])
         log(state.history[-1])

@@ -60,7 +60,7 @@ def write_lists(path: str | Path, crowd: 'GrowingClusters') -> None:
     expect(crowd.rows_ is not None, f'{path} is not written: nothing was added yet')
     numbers = np.array([crowd.k1, crowd.k2, crowd.min_samples, crowd.pairs_])
     known = dict(rows=crowd.rows_, sims=crowd._sims, items=crowd._steps.items, numbers=numbers)
-    check_output(path, '.npz', sum(array.nbytes for array in known.values()))
+    check_output(path, '.npz', crowd.nbytes)
     write_whole(path, lambda file: np.savez(file, eps=np.array(str(crowd.eps)), **known))
 
 # %% ../nbs/06f_update.ipynb #cdc0a376
@@ -116,6 +116,11 @@ class GrowingClusters:
         new = len(rows) - old
         self.pairs_ += new * old + new * (new + 1) // 2
         return self.labels_
+
+    @property
+    def nbytes(self) -> int:
+        "Bytes of the file that `save` writes, roughly."
+        return sum(array.nbytes for array in (self.rows_, self._sims, self._steps.items))
 
     def save(self, path: str | Path) -> None:
         "Write a .npz file from which `load` goes on; the file is whole or as it was before."
