@@ -43,10 +43,8 @@ def siamese_consistency_loss(
     soft_b: Tensor,  # soft labels of another view of the same images, shape (n, K)
 ) -> Tensor:         # a scalar, 0 exactly where both agree
     "L_sc, our reading: symmetric KL divergence, each target without gradient; ValueError for unequal shapes."
-    expect(
-        soft_a.ndim == 2 and soft_a.shape == soft_b.shape,
-        f'soft labels have shapes {tuple(soft_a.shape)} and {tuple(soft_b.shape)}; expected (n, K) twice.',
-    )
+    a, b = tuple(soft_a.shape), tuple(soft_b.shape)
+    expect(len(a) == 2 and a == b, f'soft labels have shapes {a} and {b}; expected (n, K) twice.')
     if len(soft_a) == 0:
         return (soft_a + soft_b).sum()
     soft_a, soft_b = (soft.to(torch.promote_types(soft.dtype, torch.float32)) for soft in (soft_a, soft_b))

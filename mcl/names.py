@@ -78,9 +78,9 @@ def status_of(path) -> tuple[int, int]:  # bytes, and time of the last change in
     "What tells whether a file has changed; (-1, 0) where it is gone or out of reach."
     try:
         found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
     except OSError:
         return -1, 0
-    return found.st_size, found.st_mtime_ns
 
 
 def walk_images(
@@ -119,10 +119,8 @@ def image_files(
             'unpacked.'
         )
     files = list(walk_images(folder, nested))
-    if not files:
-        raise FileNotFoundError(
-            f'{folder} holds no .jpg, .jpeg or .png file. Is the archive complete and unpacked?'
-        )
+    none = f'{folder} holds no .jpg, .jpeg or .png file. Is the archive complete and unpacked?'
+    expect(files, none, FileNotFoundError)
     return files
 
 # %% ../nbs/02a_names.ipynb #08924c6d
