@@ -248,7 +248,7 @@ def run_phase_one(
     with explain_memory(config):
         return dict(loss=optimise(state, losses, steps, bar))
 
-
+# %% ../nbs/11_epoch.ipynb #2fcd6c27
 def run_phase_two(
     state: RunState,
     plan: Plan,

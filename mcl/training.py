@@ -184,7 +184,7 @@ def check_task(config: TrainConfig, dataset: ReIDDataset, stores: Stores) -> Non
     elif config.evaluate_every:
         warnings.warn('there are no query images, so evaluate_every measures nothing', stacklevel=2)
 
-
+# %% ../nbs/12c_training.ipynb #cec2c81c
 def compile_clustering() -> None:
     "Cluster eight points, so that the clustering code is compiled before anything is timed."
     cluster(torch.eye(8), 4, 2, check=False)
