@@ -24,11 +24,11 @@ def clock(
     "The time of every sample; ValueError where one has none."
     times = np.array([getattr(sample, 'time', sample) for sample in samples], dtype=np.float64)
     missing = [sample for sample, time in zip(samples, times) if np.isnan(time)]
+    first = getattr(missing[0], 'path', missing[0]) if missing else None
     expect(
         not missing,
-        f'{len(missing)} of {len(times)} samples have no time, first '
-        f'{[getattr(s, "path", s) for s in missing[:1]]}: give times, cut at random (split_by=random) or '
-        'cluster all (method full).',
+        f'{len(missing)} of {len(times)} samples have no time, first {first}: give times, cut at '
+        'random (split_by=random) or cluster all (method full).',
     )
     return times
 

@@ -168,6 +168,7 @@ def open_run(config: TrainConfig, run_dir: Path | None, resume: bool, device) ->
 # %% ../nbs/12c_training.ipynb #94b029bf
 def check_task(config: TrainConfig, dataset: ReIDDataset, stores: Stores) -> None:
     "ValueError where a data set lacks what its training or its evaluation needs."
+    make_plan(config, stores.train.samples)    # images without times cannot be cut into windows
     expect(
         config.method != 'supervised' or read_ids(stores.train.samples)[1] is not None,
         f'{dataset.name} has images without a person id: supervised training needs them all',

@@ -190,3 +190,10 @@ def one_image_of_two_processes(rank, folder, port):
 def test_fewer_images_than_processes(tmp_path):
     Image.new('RGB', (32, 64)).save(tmp_path / 'a.png')
     torch.multiprocessing.spawn(one_image_of_two_processes, (str(tmp_path), free_port()), nprocs=2)
+
+
+def test_images_without_times_are_refused_by_name_and_nothing_is_left(crops, capsys):
+    (crops / '05.png').unlink()
+    assert run('train', '--method', 'per_subset', '--data-dir', crops, '--run-dir', 'run') == 2
+    assert f'first {crops / "00.png"}: give times' in capsys.readouterr().err
+    assert not Path('run').exists()
