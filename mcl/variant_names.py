@@ -106,6 +106,8 @@ ON_PHOTOGRAPHS = {
     'polish_first': 'phase two before phase one',
     'temperature_005': 'temperature 0.05',
     'temperature_02': 'temperature 0.2',
+    'full_eps_040': 'full, eps 0.4',
+    'full_eps_060': 'full, eps 0.6',
     'full_fast': 'full, fast features',
     'cluster_contrast_program': "Cluster Contrast's own program",
 }

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHOTOGRAPHS', 'MARKET_PARTS', 'PART_METHODS', 'WINDOW_RUNS', 'ALL_RUNS', 'MARKET_DESK', 'MARKET_LENGTH', 'MARKET',
-           'MARKET_CURVES', 'MARKET_REST', 'MCL_CHANCES', 'MARKET_PAPER', 'LARGER', 'MARKET_NETWORKS', 'MARKET_HELDOUT',
-           'STUDIES']
+           'MARKET_CURVES', 'MARKET_REST', 'MCL_CHANCES', 'MARKET_PAPER', 'MARKET_FULL', 'LARGER', 'MARKET_NETWORKS',
+           'MARKET_HELDOUT', 'STUDIES']
 
 # %% ../nbs/17a_variants.ipynb #112a3fc0
 from .config import CLUSTER_CONTRAST, METHODS
@@ -30,6 +30,7 @@ PHOTOGRAPHS = dict.fromkeys(
         'market1501_rest',
         'market1501_paper',
         'market1501_networks',
+        'market1501_full',
     ),
     'market1501',
 ) | {'market1501_heldout': 'market1501-exchanged'}  # studies of a benchmark, and its name
@@ -98,6 +99,16 @@ MARKET_PAPER = {
     name: dict(AS_MCL, **MARKET_LENGTH, n_subsets=4, **changes) for name, changes in MCL_CHANCES.items()
 }
 
+# %% ../nbs/17a_variants.ipynb #724bb052
+MARKET_FULL = {
+    name: dict(MARKET['full'], **changes)
+    for name, changes in {
+        'full_eps_040': dict(eps=0.4),
+        'full_eps_060': dict(eps=0.6),
+        'full_with_clock': dict(time_span=1 / 8),
+    }.items()
+}
+
 # %% ../nbs/17a_variants.ipynb #e8f4e5cd
 LARGER = {
     'small_128': dict(height=128, width=64),
@@ -150,6 +161,7 @@ STUDIES = {
     'market1501_curves': (range(1), MARKET_CURVES),
     'market1501_rest': (range(1, 4), MARKET_REST),
     'market1501_paper': (range(1, 6), MARKET_PAPER),
+    'market1501_full': (range(1, 6), MARKET_FULL),
     'market1501_networks': (range(1, 6), MARKET_NETWORKS),
     'market1501_heldout': (range(1, 4), MARKET_HELDOUT),
 }

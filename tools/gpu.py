@@ -2,6 +2,7 @@
 """What a graphics card makes of it; each command adds its runs to figures/results/gpu.json.
 
     python tools/gpu.py neighbours                       exact kNN against the card's own matrix rate
+    python tools/gpu.py neighbours --rivals faiss cuvs   the same beside theirs, where they are installed
     python tools/gpu.py training --data-dir DIR --peer DIR   training steps beside Cluster Contrast's loop
     python tools/gpu.py market --data-dir DIR --seconds 400  Market-1501 at 256 x 128, EfficientNet-Lite0
 
@@ -10,13 +11,16 @@ Times are seconds on the clock with the card idle before and after. A run that n
 """
 
 import argparse
+import importlib
 import json
 import random
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -33,6 +37,7 @@ from mcl.core import write_json
 from mcl.data import load_dataset
 from mcl.epoch import Batches, phase_one_step
 from mcl.images import ImageStore, open_stores
+from mcl.loading import first
 from mcl.neighbours import device_decide, device_neighbours
 from mcl.prototypes import MetaPrototypes
 from mcl.records import commit
@@ -93,51 +98,94 @@ def made_up_features(n: int, d: int, images_each: int = 17) -> torch.Tensor:
     return rows
 
 
+def faiss_search(rows: torch.Tensor, k: int) -> torch.Tensor:
+    "Exact neighbours by faiss-gpu, in its own float32."
+    import faiss
+    import faiss.contrib.torch_utils  # noqa: F401  lets faiss read tensors on the card
+
+    resources = faiss.StandardGpuResources()
+    return faiss.knn_gpu(resources, rows, rows, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
+
+
+def cuvs_search(rows: torch.Tensor, k: int) -> torch.Tensor:
+    "Exact neighbours by cuVS's brute force, in float32."
+    from cuvs.neighbors import brute_force
+
+    index = brute_force.build(rows, metric='inner_product')
+    return torch.as_tensor(brute_force.search(index, rows, k)[1], device=rows.device)
+
+
+RIVALS = dict(faiss=faiss_search, cuvs=cuvs_search)
+
+
+def beside(name: str, rows: torch.Tensor, k: int) -> tuple[float, torch.Tensor]:
+    "Seconds of a rival's second search, and the neighbours it found."
+    search = RIVALS[name]
+    search(rows[:4096], k)
+    found = []
+    taken = seconds_of(lambda: found.append(search(rows, k)))
+    return taken, found[0].long()
+
+
+def check_rivals(names: list[str]) -> None:
+    "End with a line that says what to install, where a rival is missing."
+    missing = [name for name in names if not find_spec(name)]
+    if missing:
+        sys.exit(f'{", ".join(missing)} not installed: pip install faiss-gpu-cu12, or cuvs-cu12.')
+    if 'faiss' in names and not hasattr(importlib.import_module('faiss'), 'StandardGpuResources'):
+        sys.exit('This faiss knows no graphics card: pip install faiss-gpu-cu12 in a fresh environment.')
+
+
+def searched(rows: torch.Tensor, args, half: bool) -> dict:
+    "Our search: its seconds, and whether 64 rows have the neighbours of float64."
+    found = []
+    taken = seconds_of(lambda: found.extend(device_neighbours(rows, args.k, step=args.step, half=half)))
+    some = evenly(len(rows))
+    items = device_decide(rows, rows[some], args.k)[1].cpu().numpy()
+    same = bool((found[1][some.cpu()] == items).all())
+    first_round = 'float16' if half else 'float32'
+    return dict(first_round=first_round, seconds=taken, checked_rows=len(some), same_as_float64=same)
+
+
+def searched_by(name: str, rows: torch.Tensor, args) -> dict:
+    "A rival's search: its seconds, and the share of the neighbours of float64 it found for 64 rows."
+    taken, items = beside(name, rows, args.k)
+    some = evenly(len(rows))
+    exact = device_decide(rows, rows[some], args.k)[1]
+    agreed = (items[some, :, None] == exact[:, None]).any(2).double().mean().item()
+    return dict(way=name, seconds=taken, checked_rows=len(some), found_of_exact=agreed)
+
+
+def evenly(n: int, count: int = 64) -> torch.Tensor:
+    "So many of n rows, evenly spread."
+    return torch.arange(0, n, max(1, n // count), device=DEVICE)[:count]
+
+
 def neighbours(args) -> None:
-    side = args.side
-    rates = {name: matrix_rate(getattr(torch, name), side) for name in ('float32', 'float16')}
+    check_rivals(args.rivals)
+    rates = {f'rate_{name}': matrix_rate(getattr(torch, name), args.side) for name in ('float32', 'float16')}
     for n in args.sizes:
-        rows = made_up_features(n, args.dim)
+        rows, work = made_up_features(n, args.dim), 2 * n * n * args.dim / 1e12
         device_neighbours(rows[:4096], args.k, step=args.step)
-        for half in (True, False):
-            work = 2 * n * n * args.dim
-            if not half and work / rates['float32'] / 1e12 > args.longest:
-                continue
-            found = []
-
-            def search(rows=rows, half=half, found=found):
-                found.extend(device_neighbours(rows, args.k, step=args.step, half=half))
-
-            taken = seconds_of(search)
-            some = torch.arange(0, n, max(1, n // 64), device=DEVICE)[:64]
-            sims, items = device_decide(rows, rows[some], args.k)
-            same = bool((found[1][some.cpu()] == items.cpu().numpy()).all())
-            keep(
-                dict(
-                    measurement='neighbours',
-                    images=n,
-                    dimensions=args.dim,
-                    k=args.k,
-                    first_round='float16' if half else 'float32',
-                    seconds=taken,
-                    rate=work / taken / 1e12,
-                    rate_float32=rates['float32'],
-                    rate_float16=rates['float16'],
-                    checked_rows=len(some),
-                    same_as_float64=same,
-                )
-            )
+        searches = [partial(searched, rows, args, half=True)]
+        if work / rates['rate_float32'] <= args.longest:
+            searches.append(partial(searched, rows, args, half=False))
+        searches += [partial(searched_by, name, rows, args) for name in args.rivals]
+        for search in searches:
+            row = search()
+            about = dict(measurement='neighbours', images=n, dimensions=args.dim, k=args.k)
+            keep(dict(about, **row, rate=work / row['seconds'], **rates))
         if n <= 10**5:
             on_card = seconds_of(lambda rows=rows: cluster(rows, 30, 6, 0.6, check=False))
             keep(dict(measurement='cluster', images=n, dimensions=args.dim, seconds=on_card))
-        del rows
+        del rows, searches
 
 
 # --- training -----------------------------------------------------------------------------------------------
 
 
 def training(args) -> None:
-    from throughput import Peer, Setting
+    from throughput import Peer, Setting, led_to_the_cpu
 
     sys.modules.setdefault('faiss', mock.MagicMock())  # imported by the peer's script, unused by its loop
     for seed in (random.seed, np.random.seed, torch.manual_seed):
@@ -148,7 +196,8 @@ def training(args) -> None:
     size, steps = (args.height, args.width), args.steps
     setting = Setting('resnet50', None, *size, args.p, args.p, steps=steps, extracted=64)
     accepting = lambda self, *_, **__: None  # noqa: E731
-    with mock.patch.object(torch.utils.data.Sampler, '__init__', accepting):
+    placed = nullcontext() if DEVICE.type == 'cuda' else led_to_the_cpu()
+    with placed, mock.patch.object(torch.utils.data.Sampler, '__init__', accepting):
         peer = Peer(setting, samples, labels, args.workers, args.peer)
         peer.memory_module.features = peer.memory_module.features.to(DEVICE)
         peer.train(5)
@@ -159,13 +208,15 @@ def training(args) -> None:
         'ours, float32': {},
         'ours, bfloat16': dict(precision='bfloat16'),
         'ours, bfloat16, compiled': dict(precision='bfloat16', compile=True),
+        'ours, bfloat16, compiled, batches ahead': dict(precision='bfloat16', compile=True, prefetch=True),
     }.items():
         shape = dict(height=size[0], width=size[1], p=args.p, k=args.p)
         config = TrainConfig(method='full', arch='resnet50', weights=None, **shape, **changes)
         state = new_state(config, DEVICE)
         features = torch.randn(len(samples), state.model.dim, generator=torch.Generator().manual_seed(0))
         prototypes = MetaPrototypes.from_labels(features, torch.as_tensor(labels)).to(DEVICE)
-        batches = Batches(config, store, camids, 0, DEVICE).phase_one(labels)
+        made = Batches(config, store, camids, 0, DEVICE).phase_one(labels)
+        batches = first(5 + steps, made, config.prefetch)
         losses = (phase_one_step(state.network, *batch, prototypes) for batch in batches)
         bar = SimpleNamespace(update=lambda: None)
         state.model.train()
@@ -219,6 +270,7 @@ def main() -> None:
     one.add_argument('--k', type=int, default=30)
     one.add_argument('--step', type=int, default=1024, help='queries at a time')
     one.add_argument('--side', type=int, default=8192, help='rows of the square product that gives the rate')
+    one.add_argument('--rivals', nargs='*', choices=tuple(RIVALS), default=[], help='measured beside ours')
     one.add_argument('--longest', type=float, default=30, help='seconds; no float32 run above this')
     for name, run in (('training', training), ('market', market)):
         one = commands.add_parser(name)
