@@ -108,7 +108,10 @@ ON_PHOTOGRAPHS = {
     'temperature_02': 'temperature 0.2',
     'full_eps_040': 'full, eps 0.4',
     'full_eps_060': 'full, eps 0.6',
+    'full_with_clock_at_16': 'full, with the clock at 1/16',
     'full_fast': 'full, fast features',
+    'sampler': "full, with the program's batches",
+    'erasing': "full, with the program's erasing",
     'cluster_contrast_program': "Cluster Contrast's own program",
 }
 NETWORK_LABELS = {'small_128': '128 x 64', 'efficientnet': 'EfficientNet-Lite0'}

@@ -106,6 +106,7 @@ MARKET_FULL = {
         'full_eps_040': dict(eps=0.4),
         'full_eps_060': dict(eps=0.6),
         'full_with_clock': dict(time_span=1 / 8),
+        'full_with_clock_at_16': dict(time_span=1 / 16),
     }.items()
 }
 
