@@ -36,8 +36,8 @@ def test_the_first_part_is_short():
 
 def test_sections_come_in_the_order_of_a_newcomers_questions():
     sections = re.findall(r'^## (.*)', FIRST_PART, flags=re.M)
-    assert sections == ['What we found', 'Try it in a minute', 'In Python', 'The methods', 'Results',
-                        'Three ways to read', 'Your own images', 'Limits']
+    assert sections == ['What we found', 'Try it in a minute', 'In Python', 'The methods',
+                        'Results in PedWorld', 'Three ways to read', 'Your own images', 'Limits']
 
 
 def test_every_command_of_the_readme_exists():

@@ -26,7 +26,8 @@ from mcl.data import load_dataset, read_ids
 from mcl.epoch import make_plan
 from mcl.images import ImageStore
 from mcl.losses import agreement
-from mcl.models import build_model, extract_features, load_model
+from mcl.models import build_model, extract_features
+from mcl.pretrained import load_model
 from mcl.prototypes import MetaPrototypes
 from mcl.pseudo_labels import cluster_sets
 from mcl.records import provenance

@@ -176,7 +176,8 @@ def draw_differences(runs) -> Picture:
     lost = paired_difference(runs, dict(variant='mcl'), dict(variant='subset_matched')).mean
     won = paired_difference(runs, dict(variant='per_subset_16_of_16'), dict(variant='full')).mean
     title = f"Window by window: {won:+.1f} over full; annotation by mcl: {lost:+.1f} against its control"
-    said = f'{runs.world.nunique()} worlds, 95 % intervals; all at {" or ".join(shares)} of the pairs'
+    worlds = f'PedWorld, {runs.world.nunique()} worlds'
+    said = f'{worlds}, 95 % intervals; all at {" or ".join(shares)} of the pairs'
     figure.suptitle(f'{title} ({said})', fontsize=10)
     return figure
 

@@ -239,7 +239,7 @@ def training(args) -> None:
 def market(args) -> None:
     shape = dict(arch=args.arch, weights=args.weights, height=args.height, width=args.width)
     schedule = dict(epochs=args.epochs, steps_per_epoch=args.steps, decay_every=max(1, args.epochs * 2 // 5))
-    batch = dict(p=args.p, k=args.p, n_subsets=4, precision='bfloat16')
+    batch = dict(p=args.p, k=args.p, n_subsets=4, precision='bfloat16', prefetch=True)
     recipe = {**CLUSTER_CONTRAST, **shape, **schedule, **batch}
     dataset = load_dataset(args.dataset, root=args.data_dir)
     begin = time.perf_counter()
