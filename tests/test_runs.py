@@ -223,9 +223,7 @@ def test_a_study_knows_its_images_when_the_note_is_lost(world, tmp_path, monkeyp
 
 
 def test_a_study_names_a_missing_package_before_its_first_run(tmp_path, monkeypatch):
-    import mcl.backbones as backbones
-
-    monkeypatch.setattr(backbones, 'find_spec', lambda name: None)
+    monkeypatch.setattr('mcl.core.find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'mcl-reid\[imagenet\]'):
         run_study('market1501_networks', 'desk', tmp_path / 'work', tmp_path / 'real.json', data_dir=tmp_path)
     assert not any(tmp_path.iterdir())
