@@ -27,7 +27,7 @@ PUBLIC = {
     'knn': 'approximate',
     'jaccard_graph': 'jaccard',
     'cluster': 'clustering',
-    'silhouette': 'clustering',
+    'silhouette': 'parameters',
     'JaccardDBSCAN': 'estimator',
     'GrowingClusters': 'update',
     'rerank': 'reranking',
@@ -73,7 +73,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr_
     from mcl.approximate import knn as knn
     from mcl.jaccard import jaccard_graph as jaccard_graph
     from mcl.clustering import cluster as cluster
-    from mcl.clustering import silhouette as silhouette
+    from mcl.parameters import silhouette as silhouette
     from mcl.estimator import JaccardDBSCAN as JaccardDBSCAN
     from mcl.update import GrowingClusters as GrowingClusters
     from mcl.reranking import rerank as rerank

@@ -8,6 +8,7 @@ __all__ = ['ImageFolder', 'count_images', 'network_fingerprint', 'open_source', 
 
 # %% ../nbs/13c_annotate.ipynb #d88f1e5b
 import hashlib
+from array import array
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -22,8 +23,9 @@ from .distributed import on_main, processes
 from .images import NothingReadable
 from .inference import OpenVINOBackbone, fast_network
 from .loading import open_images
-from .models import extract_features, load_model
+from .models import extract_features
 from .names import Sample, status_of, walk_images
+from .pretrained import load_model
 from .prototypes import MetaPrototypes
 from .run_folders import only_here
 from .shards import begin_shards, finish_shards, task_settings, write_shards
@@ -48,7 +50,8 @@ class ImageFolder:
         self.root, self.model, self.size, self.on_error = root, model, tuple(size), on_error
         self.cache = cache
         self.dimensions = model.dim
-        self.rows, self.content, self.at, self.walk = *count_images(root), 0, walk_images(root)
+        self.rows, self.content, self.names, self.marks = count_images(root)
+        self.at, self.walk = 0, walk_images(root)
 
     def __len__(self):
         return self.rows
@@ -81,6 +84,10 @@ class ImageFolder:
             s.path.relative_to(self.root).as_posix() for s in store.samples
         ]
 
+    def stamp(self, start: int, stop: int) -> str:
+        "Sixteen letters that differ when one of the images start..stop-1 does, as they were when counted."
+        return hashlib.sha256(self.marks[start:stop].tobytes()).hexdigest()[:16]
+
     def describe(self) -> dict:
         "What the manifest must know: which images, and the network that looks at them."
         return dict(
@@ -88,6 +95,7 @@ class ImageFolder:
             path=str(self.root),
             rows=self.rows,
             dimensions=self.dimensions,
+            names=self.names,
             content=self.content,
             size=list(self.size),
             on_error=self.on_error,
@@ -95,26 +103,30 @@ class ImageFolder:
         )
 
 # %% ../nbs/13c_annotate.ipynb #b3fd08b0
-def count_images(root: Path) -> tuple:  # number, and a fingerprint: names, sizes, contents of a few
+def count_images(root: Path) -> tuple:  # number; fingerprints of all and of their names; a number for each
     """Walk a folder once; FileNotFoundError where it has no image, ValueError for a name that would not fit
     on a line.
 
-    Contents are read of the first 16 images and of every image whose number is a power of two.
+    Names and sizes count, and contents of the first 16 images and of those whose number is a power of two.
     """
-    digest, number = hashlib.sha256(), 0
+    digest, names, marks, number = hashlib.sha256(), hashlib.sha256(), array('Q'), 0
     if not root.is_dir():
         raise FileNotFoundError(f'{root} is not a folder: with --weights, give the folder of the images')
     for number, path in enumerate(walk_images(root), start=1):
         name = path.relative_to(root).as_posix()
         if len(name.splitlines()) > 1:
             raise ValueError(f'{path!r} has a line break in its name: rename it')
-        digest.update(name.encode(errors='surrogateescape') + f'\n{status_of(path)[0]}\n'.encode())
+        known = name.encode(errors='surrogateescape')
+        names.update(known + b'\n')
+        known += f'\n{status_of(path)[0]}\n'.encode()
         if number <= 16 or number.bit_count() == 1:
             with suppress(OSError):    # the network's turn will tell
-                digest.update(path.read_bytes())
+                known += path.read_bytes()
+        digest.update(known)
+        marks.append(int.from_bytes(hashlib.blake2b(known, digest_size=8).digest(), 'big'))
     if not number:
         raise FileNotFoundError(f'{root} holds no .jpg, .jpeg or .png file')
-    return number, digest.hexdigest()[:16]
+    return number, digest.hexdigest()[:16], names.hexdigest()[:16], marks
 
 # %% ../nbs/13c_annotate.ipynb #72c98d1a
 def network_fingerprint(model) -> str:
@@ -130,8 +142,13 @@ def network_fingerprint(model) -> str:
 
 # %% ../nbs/13c_annotate.ipynb #761d2eb1
 def open_source(
-    path: Path, weights: Optional[Path], arch: str, size: tuple, on_error: str, device: torch.device,
-    precision: str = 'plain',  # of the network, see `fast_network`
+    path: Path,                 # folder of images, or features, see `FeatureFiles`
+    weights: Optional[Path],    # of the network that looks at images; None: `path` holds features
+    arch: str,                  # architecture of the weights
+    size: tuple,                # height and width of the images, pixels
+    on_error: str,              # an unreadable image: 'raise' an error that names it, or 'skip' it
+    device: torch.device,       # where the network computes
+    precision: str = 'plain',   # of the network, see `fast_network`
     cache: Path | None = None,  # folder of decoded images, see `ImageFolder`
 ):
     """Images where there are weights, else features.
@@ -175,11 +192,11 @@ def open_prototypes(path: Path, known, temperature: float) -> MetaPrototypes:
 # %% ../nbs/13c_annotate.ipynb #be84a11e
 def annotate_together(
     prototypes: MetaPrototypes,
-    source,
-    folder: Path,
-    top_k: int,
-    shard_rows: int,
-    block: int,             # as for `annotate_shards`
+    source,                 # images or features, see `open_source`
+    folder: Path,           # for shards, manifest and prototypes
+    top_k: int,             # entries of a soft label that are kept, 1..K
+    shard_rows: int,        # rows of a shard
+    block: int,             # rows in memory at a time
     progress: bool = True,  # show a bar
 ) -> dict:                  # the manifest
     """What `annotate_shards` does, each process its share of the shards.
@@ -188,7 +205,7 @@ def annotate_together(
     """
     (rank, size), settings = processes(), task_settings(prototypes, source, top_k, shard_rows)
     with only_here(folder, 'annotation'):
-        manifest = on_main(begin_shards, folder, settings, prototypes)
+        manifest = on_main(begin_shards, folder, settings, prototypes, source)
         expect(
             (folder / 'manifest.json').is_file(),
             f'process {rank} of {size} sees no manifest.json in {folder}: all must write to one folder',
@@ -199,7 +216,7 @@ def annotate_together(
         if size == 1:
             return manifest
         PartialState().wait_for_everyone()
-        return on_main(finish_shards, folder, settings)
+        return on_main(finish_shards, folder, settings, source)
 
 # %% ../nbs/13c_annotate.ipynb #7f3549d4
 def write_npz(path: Path, arrays: dict, names: list) -> int:  # number of rows

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .core import Array, njit
-from .features import check_parameters, cores, in_parallel, prepare
+from .features import check_count, cores, in_parallel, prepare
 from mcl.neighbours import (
     decide_in_float64,
     device_neighbours,
@@ -109,6 +109,7 @@ def deal_out(
     seed: int = 0,  # k-means starts from random images
     per_list: int = 40,  # images of the sample that k-means looks at, for each list
     rounds: int = 6,  # of k-means
+    title: str = None,  # of the progress bar while rows are dealt out
 ):  # unit centroids (n_lists, d), and the list (n,) whose centroid is nearest to each row
     "Spherical k-means on a sample, by faiss."
     import faiss
@@ -129,7 +130,7 @@ def deal_out(
         search.train(np.ascontiguousarray(rows[sample]))
     finally:
         faiss.omp_set_num_threads(threads)
-    home = in_parallel(lambda a, b: (rows[a:b] @ search.centroids.T).argmax(1), len(rows), 2048)
+    home = in_parallel(lambda a, b: (rows[a:b] @ search.centroids.T).argmax(1), len(rows), 2048, title)
     return search.centroids, np.concatenate(home)
 
 # %% ../nbs/05c_approximate.ipynb #d828310a
@@ -230,6 +231,6 @@ def knn(
     """The k most similar images of every image, best first, the lower index first among equals; raises
     ValueError on bad features or k below 1.
     """
-    check_parameters(k1=k)
+    check_count('k', k)
     sims, items = neighbours(prepare(features, normalise), k, exact, 'neighbours' if progress else None)
     return sims, items.astype(np.int64)

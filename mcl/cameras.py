@@ -73,7 +73,7 @@ def cameras_of(
 def smooth_noise(
     rng: np.random.Generator,  # is used up
     height: int,               # pixels
-    width: int,
+    width: int,                # pixels
     cell: float,               # size of the blobs, pixels
 ) -> np.ndarray:               # (height, width), about -1..1
     "A smooth random field: a coarse grid of random numbers, interpolated."
@@ -86,7 +86,7 @@ def smooth_noise(
 def wall_pattern(
     rng: np.random.Generator,  # is used up
     y: np.ndarray,             # (height, width), image heights
-    x: np.ndarray,
+    x: np.ndarray,             # (height, width), image heights
     kind: int,                 # 0 panels, 1 bricks, 2 shutters, 3 windows, 4 slanted boards
 ) -> np.ndarray:               # (height, width), about -1..1
     "Brightness of a wall's structure."
@@ -106,7 +106,7 @@ def wall_pattern(
 def floor_pattern(
     rng: np.random.Generator,  # is used up
     y: np.ndarray,             # (height, width), image heights
-    x: np.ndarray,
+    x: np.ndarray,             # (height, width), image heights
     horizon: float,            # image heights
 ) -> np.ndarray:               # (height, width), about -0.3..0.3
     "Brightness of a floor with lines that run together towards the horizon."
@@ -123,7 +123,7 @@ def with_plants_and_posts(
     rng: np.random.Generator,  # is used up
     scene: np.ndarray,         # (height, width, 3)
     y: np.ndarray,             # (height, width), image heights
-    x: np.ndarray,
+    x: np.ndarray,             # (height, width), image heights
     horizon: float,            # image heights
     hue: np.ndarray,           # (4, 3); tints them
 ) -> np.ndarray:               # (height, width, 3)
@@ -145,7 +145,7 @@ def with_plants_and_posts(
 def surroundings(
     rng: np.random.Generator,  # is used up
     height: int,               # pixels
-    width: int,
+    width: int,                # pixels
     domain: str,               # 'default' or 'source'
     kind: int,                 # of the wall, see `wall_pattern`
 ) -> np.ndarray:               # float32 (height, width, 3), 0..1

@@ -124,7 +124,11 @@ Pattern = Annotated[
 K1 = Annotated[int, typer.Option(help='neighbours of the k-reciprocal sets')]
 K2 = Annotated[int, typer.Option(help='neighbours of the query expansion')]
 Eps = Annotated[
-    str, typer.Option(help='largest Jaccard distance of neighbours, or auto: chosen from the features')
+    str,
+    typer.Option(
+        help='largest Jaccard distance of neighbours, or auto: chosen from the features, at least 0.6, which '
+        'helps where 0.6 leaves many outliers and merges people where it gives good clusters'
+    ),
 ]
 MinSamples = Annotated[int, typer.Option(help='images around a core image')]
 Normalise = Annotated[bool, typer.Option('--normalise', help='divide every row by its length first')]
@@ -164,7 +168,7 @@ def features_command(
     from mcl.distributed import join_processes, on_main
     from mcl.extraction import extract_to_file, names_file
     from mcl.inference import precision_of
-    from mcl.models import load_model, shape_of
+    from mcl.pretrained import load_model, shape_of
 
     check_output(output, '.npy')
     arch, height, width = shape_of(weights, arch, height, width)
@@ -199,7 +203,7 @@ def export_command(
     """
     from mcl.pretrained import export_network
 
-    if output.suffix:
+    if output.suffix and not output.is_dir():
         check_output(output)
     height, width = export_network(weights, output, arch, height, width)
     typer.echo(printable(f'wrote {output}: normalised images (b, 3, {height}, {width}) to features'))
@@ -254,6 +258,7 @@ def cluster_command(
     """
     from mcl.growing_files import label_file
 
+    taken = []
     found = label_file(
         features,
         labels,
@@ -266,9 +271,11 @@ def cluster_command(
         method=clusterer,
         normalise=normalise,
         n_clusters=n_clusters,
+        on_eps=taken.append,
     )
     outliers = f'{(found < 0).mean():.1%} outliers of {len(found)} images'
-    typer.echo(printable(f'wrote {labels}: {found.max() + 1} clusters, {outliers}'))
+    chosen = f', eps {taken[0]:.2f}' if eps == 'auto' and taken else ''
+    typer.echo(printable(f'wrote {labels}: {found.max() + 1} clusters, {outliers}{chosen}'))
 
 # %% ../nbs/18b_commands.ipynb #bb074d0b
 def check_clustered(source: Path, prototypes: Path, weights: Path | None, features: Path | None) -> None:
@@ -349,7 +356,7 @@ def annotate_command(
     from mcl.annotate import annotate_together, open_prototypes, open_source, write_npz
     from mcl.distributed import join_processes, on_main
     from mcl.inference import precision_of
-    from mcl.models import shape_of
+    from mcl.pretrained import shape_of
     from mcl.shards import check_top_k
     from mcl.sources import FeatureFiles, annotate_rows
 

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['Array', 'Ids', 'EXTRA_OF', 'NO_ROOM', 'expect', 'printable', 'nearest_name', 'expect_one_of', 'missing_package',
-           'need_packages', 'draft_of', 'process_lives', 'sweep_drafts', 'out_of_room', 'out_of_memory', 'write_whole',
-           'write_text', 'write_json', 'check_output', 'read_object', 'read_record', 'check_folder', 'save_array',
-           'open_array', 'open_features', 'as_numpy', 'as_ids', 'times_seen', 'n_cores', 'warn_uncached', 'njit']
+           'need_packages', 'draft_stem', 'draft_of', 'process_lives', 'sweep_drafts', 'out_of_room', 'write_whole',
+           'write_text', 'plain_number', 'as_json', 'write_json', 'out_of_memory', 'check_output', 'read_object',
+           'read_record', 'check_folder', 'save_array', 'open_array', 'open_features', 'as_numpy', 'as_ids',
+           'times_seen', 'n_cores', 'warn_uncached', 'njit']
 
 # %% ../nbs/00_core.ipynb #02af580f
 import difflib
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -95,9 +97,15 @@ def need_packages(*packages: str) -> None:
             raise ModuleNotFoundError(missing_package(package), name=package)
 
 # %% ../nbs/00_core.ipynb #70a36a64
+def draft_stem(path: Path) -> str:
+    "How drafts of `path` begin: with its name, or with the digest of a name so long that theirs do not fit."
+    name = os.fsencode(path.name)
+    return f'.{path.name if len(name) <= 120 else hashlib.sha256(name).hexdigest()}.{socket.gethostname()}.'
+
+
 def draft_of(path: Path) -> Path:
     "A name for a draft of `path`, in its folder, that no other process or call uses."
-    return path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.part')
+    return path.with_name(f'{draft_stem(path)}{os.getpid()}.{secrets.token_hex(4)}.part')
 
 
 def process_lives(number: int) -> bool:
@@ -115,10 +123,10 @@ def sweep_drafts(path: Path) -> None:
     """Remove drafts of `path` left behind by processes of this machine that have died; nothing else is
     touched.
     """
-    prefix = f'.{path.name}.{socket.gethostname()}.'
-    for draft in path.parent.glob(f'.{escape(path.name)}.*.part'):
+    prefix = draft_stem(path)
+    for draft in path.parent.glob(f'{escape(prefix)}*.part'):
         number = draft.name.removeprefix(prefix).split('.')[0]
-        if draft.name.startswith(prefix) and number.isdecimal() and not process_lives(int(number)):
+        if number.isdecimal() and not process_lives(int(number)):
             draft.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #67619594
@@ -134,12 +142,6 @@ def out_of_room(error: BaseException | None) -> OSError | None:
     while error is not None and getattr(error, 'errno', None) not in NO_ROOM:
         error = error.__cause__ or error.__context__
     return error
-
-# %% ../nbs/00_core.ipynb #4cc6b4af
-def out_of_memory(error: BaseException) -> bool:
-    "Has memory run out, that of the machine or of a graphics card?"
-    signs = ('out of memory', 'not enough memory', "can't allocate memory")
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 # %% ../nbs/00_core.ipynb #055772ca
 def write_whole(
@@ -179,9 +181,27 @@ def write_text(path: str | Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode(errors='surrogateescape')))
 
 
+def plain_number(value) -> bool | int | float | str:
+    "A number of NumPy as one of Python, for JSON; TypeError names what neither of them is."
+    if not isinstance(value, np.generic):
+        raise TypeError(f'{type(value).__name__} has no place in JSON: give numbers, texts, lists and dicts')
+    return value.item()
+
+
+def as_json(value) -> str:
+    "A value as readable JSON; numbers may be NumPy's."
+    return json.dumps(value, indent=1, default=plain_number) + '\n'
+
+
 def write_json(path: str | Path, value) -> None:
     "Write a value as readable JSON, whole or not at all."
-    write_text(path, json.dumps(value, indent=1) + '\n')
+    write_text(path, as_json(value))
+
+# %% ../nbs/00_core.ipynb #4cc6b4af
+def out_of_memory(error: BaseException) -> bool:
+    "Has memory run out, that of the machine or of a graphics card?"
+    signs = ('out of memory', 'not enough memory', "can't allocate memory")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 # %% ../nbs/00_core.ipynb #59c515b9
 def check_output(
@@ -190,10 +210,12 @@ def check_output(
     size: int = 0,                     # bytes it will hold, roughly
     source: str | Path | None = None,  # a file that must not be overwritten
 ) -> None:
-    """Refuse an output that cannot be written: wrong ending, no folder, no permission, no room, or the input
-    itself.
+    """Refuse an output that cannot be written: too long a name, wrong ending, no folder, no permission, no
+    room, or the input itself.
     """
     path = Path(os.path.realpath(path))    # where a link leads, as `write_whole` does
+    long = len(os.fsencode(path.name)) - 255
+    expect(long <= 0, f'{path.name[:40]}... is {long} bytes too long for a name: choose a shorter one')
     expect(
         suffix is None or path.suffix == suffix, f'{path} cannot be written: give the name of a {suffix} file'
     )

@@ -80,9 +80,9 @@ METHOD_ORDER = ('full', 'per_subset', 'mcl_plus', 'mcl', 'subset_matched', 'subs
 
 # %% ../nbs/14_costs.ipynb #263a275e
 def clustered_sizes(
-    method: str,  # one of METHOD_ORDER
-    n: int,
-    n_subsets: int,              # training images; number of subsets N
+    method: str,                 # one of METHOD_ORDER
+    n: int,                      # training images
+    n_subsets: int,              # number of subsets N
     clustered_subsets: int = 1,  # m; per_subset clusters all, full does not cut
 ) -> list[int]:                  # images of each clustering call of an epoch
     "What a method clusters in an epoch, call by call."
@@ -91,12 +91,12 @@ def clustered_sizes(
 
 # %% ../nbs/14_costs.ipynb #a2af4eed
 def method_cost(
-    method: str,
-    n: int,  # one of METHOD_ORDER; training images
-    n_subsets: int,
-    clustered_subsets: int,
-    d: int,
-    images_per_id: float,  # length of a feature; gives the number of meta-prototypes
+    method: str,             # one of METHOD_ORDER
+    n: int,                  # training images
+    n_subsets: int,          # number of subsets N
+    clustered_subsets: int,  # m
+    d: int,                  # length of a feature
+    images_per_id: float,    # gives the number of meta-prototypes
 ) -> dict:
     "What one epoch of one method computes, training aside."
     sizes = clustered_sizes(method, n, n_subsets, clustered_subsets)
@@ -113,11 +113,11 @@ def method_cost(
 
 # %% ../nbs/14_costs.ipynb #0400ab53
 def epoch_cost(
-    n: int,
-    n_subsets: int,              # training images; number of subsets N
-    clustered_subsets: int = 1,  # m, for the methods that do not cluster everything
-    d: int = 2048,
-    images_per_id: float = 17.0,   # length of a feature; images per person
+    n: int,                        # training images
+    n_subsets: int,                # number of subsets N
+    clustered_subsets: int = 1,    # m, for the methods that do not cluster everything
+    d: int = 2048,                 # length of a feature
+    images_per_id: float = 17.0,   # images per person
     visits: float = 4.0,           # how often an epoch trains on each image, on average
     phase_one_share: float = 0.5,  # share of the steps that belongs to phase one
 ) -> pd.DataFrame:                 # one row per method, in METHOD_ORDER; counts, not seconds

@@ -14,19 +14,22 @@ from matplotlib.figure import Figure
 from .plots import PALETTE, canvas, set_style, style_of
 
 # %% ../nbs/16c_curves.ipynb #772e5e3d
-def plot_eps_profile(profile: dict, chosen: float = None):
-    "Clusters and outliers against eps, and the chosen eps as a vertical line; returns the figure."
-    import matplotlib.pyplot as plt
-
-    figure, left = plt.subplots(figsize=(6.4, 3.2))
+@set_style()
+def plot_eps_profile(
+    profile: dict,                # from `mcl.clustering.eps_profile`
+    chosen: float | None = None,  # eps to mark
+) -> Figure:
+    "Clusters and outliers against eps, and the chosen eps as a vertical line."
+    figure, [[left]] = canvas(None, (6.4, 3.2))
     right = left.twinx()
-    lines = left.plot(profile['eps'], profile['clusters'], 'o-', color='#0173b2', label='clusters')
-    lines += right.plot(profile['eps'], 100 * profile['outliers'], 's--', color='#de8f05', label='outliers')
+    right.spines['right'].set_visible(True)
+    lines = left.plot(profile['eps'], profile['clusters'], 'o-', color=PALETTE[0], label='clusters')
+    lines += right.plot(profile['eps'], 100 * profile['outliers'], 's--', color=PALETTE[1], label='outliers')
     if chosen is not None:
         lines += [left.axvline(chosen, color='grey', linestyle=':', label=f'chosen: {chosen:.2f}')]
     left.set(xlabel='eps (Jaccard distance)', ylabel='clusters')
     right.set_ylabel('outliers (% of images)')
-    left.legend(handles=lines, frameon=False)
+    left.legend(handles=lines)
     return figure
 
 # %% ../nbs/16c_curves.ipynb #a20389cc
@@ -42,22 +45,21 @@ def cluster_health(
         raise ValueError('There is no cluster to draw: every label is -1.')
     figure, axes = canvas(axes, (8, 2.9), 1, 2)
     (left, right), sizes = axes[0], sizes[sizes > 0]
-    left.hist(
-        sizes,
-        bins=np.arange(sizes.min() - 0.5, sizes.max() + 1.5, max(1, round(np.ptp(sizes) / 30))),
-        color=PALETTE[0],
-    )
+    step = max(1, round(np.ptp(sizes) / 30))
+    left.hist(sizes, bins=np.arange(sizes.min() - 0.5, sizes.max() + 0.5 + step, step), color=PALETTE[0])
     left.set(
         xlabel='images in a cluster',
         ylabel='clusters',
         title=f'{len(sizes)} clusters, median {np.median(sizes):.0f} images',
     )
-    right.hist(silhouettes[labels >= 0], bins=np.linspace(-1, 1, 41), color=PALETTE[0])
+    fit = silhouettes[labels >= 0]
+    fit = fit[~np.isnan(fit)]
+    right.hist(fit, bins=np.linspace(-1, 1, 41), color=PALETTE[0])
     right.axvline(0, color='0.3', linewidth=1, linestyle='--')
     right.set(
         xlabel='silhouette of an image',
         ylabel='images',
-        title=f'{(silhouettes[labels >= 0] < 0).mean():.0%} are nearer to another cluster',
+        title=f'{(fit < 0).mean():.0%} are nearer to another cluster' if len(fit) else 'no other cluster',
     )
     return figure
 
@@ -90,9 +92,9 @@ def curve_names(
 
 # %% ../nbs/16c_curves.ipynb #415948bd
 def draw_curves(
-    ax,
-    histories: Mapping[str, Sequence[dict]],
-    name: str,  # axes, rows of every method, a key of CURVES
+    ax,                                       # axes
+    histories: Mapping[str, Sequence[dict]],  # method -> rows
+    name: str,                                # a key of CURVES
 ) -> None:
     "One quantity over epochs, one line per method that has it."
     for method, rows in histories.items():

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MARKET_FOLDERS', 'VERI_FOLDERS', 'BENCHMARKS', 'LAYOUTS', 'NUMBERED', 'TEST_FOLDERS', 'PEDWORLD', 'read_folders',
            'read_msmt17', 'Benchmark', 'lies_near', 'find_benchmark', 'compare_counts', 'load_benchmark', 'layout_of',
-           'refuse_tests', 'load_folder', 'is_number', 'settings_in_name', 'name_world', 'load_pedworld', 'not_found',
-           'load_dataset', 'read_times', 'read_ids', 'samples_of']
+           'refuse_tests', 'load_folder', 'is_number', 'settings_in_name', 'name_world', 'load_pedworld', 'read_times',
+           'read_ids', 'samples_of', 'not_found', 'load_dataset']
 
 # %% ../nbs/02c_data.ipynb #58701481
 import os
@@ -301,8 +301,8 @@ def name_world(
 
 # %% ../nbs/02c_data.ipynb #e50745e4
 def load_pedworld(
-    name: str,
-    seed: int | None = None,  # as in `name_world`
+    name: str,                # of a world, as in `name_world`
+    seed: int | None = None,  # used if the name gives none; None: the preset's
     root=None,                # the folder that holds worlds, or this world's own; None: worlds
     progress: bool = True,    # show a bar while rendering
 ) -> ReIDDataset:
@@ -312,6 +312,30 @@ def load_pedworld(
     if not (folder / MARKET_FOLDERS[0]).is_dir():
         folder = folder / name
     return replace(load_folder(render(world, folder, progress=progress)), name=name)
+
+# %% ../nbs/02c_data.ipynb #35bbe9b7
+def read_times(samples) -> np.ndarray | None:
+    "Times `(n,)`, 0..1, of samples; None where any sample has none."
+    times = [s.time for s in samples]
+    return None if any(t is None for t in times) else np.array(times)
+
+# %% ../nbs/02c_data.ipynb #d68f7530
+def read_ids(samples) -> tuple:
+    "Camera ids `(n,)` and person ids `(n,)` of samples; person ids are None where any sample has none."
+    pids = [s.pid for s in samples]
+    return np.array([s.camid for s in samples]), None if any(p is None for p in pids) else np.array(pids)
+
+# %% ../nbs/02c_data.ipynb #33828526
+def samples_of(dataset, split: str) -> list:
+    "One split of a data set; ValueError where there is none of this name, or no image in it."
+    found = getattr(dataset, split, ()) if split in ('train', 'query', 'gallery') else ()
+    if not len(found):
+        hint = ' A plain folder has one where its table, or its pattern, has a column split.'
+        raise ValueError(
+            f'{dataset.name} has no images in split {split!r}: choose train, query or gallery.'
+            f'{hint if split != "train" else ""}'
+        )
+    return found
 
 # %% ../nbs/02c_data.ipynb #bcf1480d
 def not_found(
@@ -360,27 +384,3 @@ def load_dataset(
     if folder.is_dir():
         return load_folder(folder, pattern, table)
     raise not_found(name_or_path, folder)
-
-# %% ../nbs/02c_data.ipynb #35bbe9b7
-def read_times(samples) -> np.ndarray | None:
-    "Times `(n,)`, 0..1, of samples; None where any sample has none."
-    times = [s.time for s in samples]
-    return None if any(t is None for t in times) else np.array(times)
-
-# %% ../nbs/02c_data.ipynb #d68f7530
-def read_ids(samples) -> tuple:
-    "Camera ids `(n,)` and person ids `(n,)` of samples; person ids are None where any sample has none."
-    pids = [s.pid for s in samples]
-    return np.array([s.camid for s in samples]), None if any(p is None for p in pids) else np.array(pids)
-
-# %% ../nbs/02c_data.ipynb #33828526
-def samples_of(dataset, split: str) -> list:
-    "One split of a data set; ValueError where there is none of this name, or no image in it."
-    found = getattr(dataset, split, ()) if split in ('train', 'query', 'gallery') else ()
-    if not len(found):
-        hint = ' A plain folder has one where its table, or its pattern, has a column split.'
-        raise ValueError(
-            f'{dataset.name} has no images in split {split!r}: choose train, query or gallery.'
-            f'{hint if split != "train" else ""}'
-        )
-    return found

@@ -31,8 +31,8 @@ def processes() -> tuple[int, int]:  # number of this process, from 0, the main 
 
 # %% ../nbs/10b_distributed.ipynb #4e292f29
 def process_rows(
-    rank: int,
-    size: int,        # see `processes`
+    rank: int,        # of this process, see `processes`
+    size: int,        # processes in all
     offset: int = 0,  # row of the whole batch at which the block begins
 ) -> slice:           # rows of the block
     "Rows of a block that process `rank` of `size` works on."

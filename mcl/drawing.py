@@ -20,11 +20,15 @@ CAPSULE, SLAB, ELLIPSE = 0.0, 1.0, 2.0
 
 @njit(cache=True, nogil=True)
 def distance_to(
-    kind: float,             # `CAPSULE`, `SLAB` or `ELLIPSE`
-    x: float, y: float,      # the point
-    x0: float, y0: float,    # where the axis begins; the centre of an ellipse
-    x1: float, y1: float,    # where the axis ends
-    r0: float, r1: float,    # radius at the beginning and at the end; half axes of an ellipse
+    kind: float,  # `CAPSULE`, `SLAB` or `ELLIPSE`
+    x: float,     # of the point
+    y: float,     # of the point
+    x0: float,    # of the beginning of the axis; of the centre of an ellipse
+    y0: float,    # of the beginning of the axis; of the centre of an ellipse
+    x1: float,    # of the end of the axis
+    y1: float,    # of the end of the axis
+    r0: float,    # radius at the beginning; half the width of an ellipse
+    r1: float,    # radius at the end; half the height of an ellipse
 ) -> tuple[float, float, float]:
     "Signed distance of a point to a shape (negative inside), its place along the axis, and across (-1 to 1)."
     if kind == ELLIPSE:
@@ -80,7 +84,9 @@ def second_colour_share(
 def paint_shape(
     canvas: np.ndarray,  # float32 (h, w, 3), painted on
     shape: np.ndarray,   # float32 (15,)
-    ox: float, oy: float, scale: float,   # body point (x, y) lands on pixel (ox + x scale, oy + y scale)
+    ox: float,           # body point (x, y) lands on pixel (ox + x scale, oy + y scale)
+    oy: float,           # see `ox`
+    scale: float,        # height of the body, pixels
     light: float,        # how much brighter the right side is
 ) -> None:
     "Paint one shape with soft edges and round shading."
@@ -114,7 +120,12 @@ ROOM = 40   # rows of a list of shapes; the first number of the last row says ho
 def add_shape(
     shapes: np.ndarray,     # float32 (40, 15), added to
     kind: float,            # `CAPSULE`, `SLAB` or `ELLIPSE`
-    x0: float, y0: float, x1: float, y1: float, r0: float, r1: float,   # as in `distance_to`, body heights
+    x0: float,              # of the beginning of the axis, as in `distance_to`; all in body heights
+    y0: float,              # of the beginning of the axis
+    x1: float,              # of the end of the axis
+    y1: float,              # of the end of the axis
+    r0: float,              # radius at the beginning
+    r1: float,              # radius at the end
     colour: tuple,          # red, green and blue, 0..1
 ) -> None:
     "Append a plain shape."
@@ -139,10 +150,15 @@ def decorate_last(shapes: np.ndarray, colour: tuple, pattern: float, pitch: floa
 @njit(cache=True, nogil=True)
 def add_limb(
     shapes: np.ndarray,      # float32 (40, 15), added to
-    x0: float, y0: float, x1: float, y1: float, x2: float, y2: float,   # shoulder or hip, joint, end
+    x0: float,               # of the shoulder or hip
+    y0: float,               # of the shoulder or hip
+    x1: float,               # of the joint
+    y1: float,               # of the joint
+    x2: float,               # of the end
+    y2: float,               # of the end
     r: float,                # radius at the beginning
-    skin: tuple,             # colours
-    cloth: tuple,
+    skin: tuple,             # its colour
+    cloth: tuple,            # its colour
     covered: float,          # share of the limb under cloth, from the beginning
     second: tuple,           # second colour of the cloth
     pattern: float,          # of the cloth
@@ -305,7 +321,8 @@ def paint_figure(
     p: np.void,           # a record of dtype `PERSON`
     view: float,          # view angle, radians; 0 faces us
     phase: float,         # of the walk, radians
-    x: float, y: float,   # pixel of the top of the head
+    x: float,             # of the top of the head, pixels
+    y: float,             # of the top of the head, pixels
     height: float,        # of the body, pixels
     light: float,         # how much brighter the right side is
 ) -> None:

@@ -111,7 +111,9 @@ def keep_most_trusted(
     features: torch.Tensor,  # (r, d)
     nearest: torch.Tensor,   # nearest prototype of every image (r,)
     lead: torch.Tensor,      # of the best prototype before the second (r,)
-    subset_ids: np.ndarray, refine_rounds: int, trusted_share: float,  # as for `annotate_rest`
+    subset_ids: np.ndarray,  # (r,)
+    refine_rounds: int,      # rounds of nearest-centroid refinement in each subset; 0: none
+    trusted_share: float,    # share of the images that keep their label, most certain first
 ) -> np.ndarray:             # prototypes (r,), -1 = not trusted
     "Refine the labels, then keep those with the largest lead."
     if refine_rounds:
@@ -234,8 +236,8 @@ class Batches:
 
 # %% ../nbs/11_epoch.ipynb #f46baa22
 def run_phase_one(
-    state: RunState,
-    batches: Batches,
+    state: RunState,             # moved on by every step
+    batches: Batches,            # where the batches of the epoch come from
     labels: np.ndarray,          # pseudo labels (n,), -1 = not clustered
     prototypes: MetaPrototypes,  # moved by every step
     steps: int,
@@ -250,11 +252,11 @@ def run_phase_one(
 
 # %% ../nbs/11_epoch.ipynb #2fcd6c27
 def run_phase_two(
-    state: RunState,
-    plan: Plan,
-    batches: Batches,
-    pids,  # see `run_epoch`
-    labels: np.ndarray,
+    state: RunState,             # moved on by every step
+    plan: Plan,                  # which images are clustered, and which annotated
+    batches: Batches,            # where the batches of the epoch come from
+    pids,                        # see `run_epoch`
+    labels: np.ndarray,          # of phase one, (n,), -1 = not clustered
     prototypes: MetaPrototypes,  # of phase one, or as clustered
     steps: int,
     bar,

@@ -7,7 +7,7 @@ __all__ = ['open_state', 'alone_with', 'update_file', 'label_file']
 
 # %% ../nbs/06g_growing_files.ipynb #f580bf32
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from .update import GrowingClusters
 
 # %% ../nbs/06g_growing_files.ipynb #fc8c3627
 def open_state(
-    path: Path,   # .npz file of an earlier call; need not exist
-    **settings,   # k1, k2, eps, min_samples
+    path: Path,  # .npz file of an earlier call; need not exist
+    **settings,  # k1, k2, eps, min_samples
 ) -> GrowingClusters:
     "The set that a file remembers, or an empty one; ValueError where it was begun with other settings."
     if not path.exists():
@@ -59,11 +59,13 @@ def update_file(
     features_path: str | Path,  # .npy file of the new images, float array, shape (m, d)
     labels_path: str | Path,    # .npy file to write, int64, shape (n,): all images, in the order they came
     state_path: str | Path,     # .npz file that remembers the set; made where it does not exist
-    k1: int = 30,
-    k2: int = 6,
-    eps: float | str = 0.6,
-    min_samples: int = 4,       # these four as for `cluster`
+    k1: int = 30,               # as for `cluster`
+    k2: int = 6,                # as for `cluster`
+    eps: float | str = 0.6,     # as for `cluster`
+    min_samples: int = 4,       # as for `cluster`
     normalise: bool = False,    # divide every row by its length first
+    progress: bool = True,      # show progress bars
+    on_eps: Callable | None = None,  # as for `cluster`
 ) -> np.ndarray:                # the labels
     """Let new images join a clustered set that is kept in a file.
 
@@ -76,9 +78,9 @@ def update_file(
     with alone_with(state_path):
         grown = open_state(state_path, k1=k1, k2=k2, eps=eps, min_samples=min_samples)
         before = 0 if grown.rows_ is None else len(grown.rows_)
-        check_output(labels_path, size=8 * (before + len(features)), source=features_path)
+        check_output(labels_path, '.npy', 8 * (before + len(features)), features_path)
         try:
-            labels = grown.add(features, normalise)
+            labels = grown.add(features, normalise, progress)
         except ValueError as error:
             raise ValueError(f'{features_path}: {error}') from None
         added = len(labels) - before
@@ -94,17 +96,19 @@ def update_file(
         check_output(state_path, '.npz', grown.nbytes)
         save_array(labels_path, labels)
         grown.save(state_path)
+        if on_eps:
+            on_eps(grown.eps_)
         return labels
 
 # %% ../nbs/06g_growing_files.ipynb #ad6165f6
 def label_file(
-    features_path: str | Path,
-    labels_path: str | Path,
+    features_path: str | Path,             # .npy file, float array, shape (m, d)
+    labels_path: str | Path,               # .npy file to write, int64
     state_path: str | Path | None = None,  # see `update_file`; None: `cluster_file`
-    method: str = 'dbscan',
-    exact: bool = True,
-    n_clusters: int | None = None,
-    **settings,                            # k1, k2, eps, min_samples, normalise
+    method: str = 'dbscan',                # as for `cluster`
+    exact: bool = True,                    # as for `cluster`
+    n_clusters: int | None = None,         # as for `cluster`
+    **settings,                            # k1, k2, eps, min_samples, normalise, progress, on_eps
 ) -> np.ndarray:                           # the labels
     "Labels of a file of features, alone or together with the images of a state."
     if state_path is None:

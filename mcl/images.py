@@ -97,12 +97,12 @@ def decode(
 
 # %% ../nbs/02d_images.ipynb #fc94ae7c
 def decode_some(
-    paths,
-    size,          # files; height, width in pixels
-    which: range,  # positions in `paths`
-    out,
-    skip: bool,  # as in `decode_all`
-) -> list[int]:  # positions of unreadable files
+    paths: Sequence,        # n files
+    size: tuple[int, int],  # height, width in pixels
+    which: range,           # positions in `paths`
+    out,                    # uint8 (n, 3, h, w) to fill; None: only try
+    skip: bool,             # True: note unreadable files instead of raising
+) -> list[int]:             # positions of unreadable files
     "Decode a few images one after the other."
     bad = []
     for i in which:
@@ -148,12 +148,12 @@ def unreadable(paths: Sequence) -> str:
 
 
 def load_images(
-    paths,
-    size: tuple[int, int],  # files; height, width in pixels
+    paths: Sequence,        # n files
+    size: tuple[int, int],  # height, width in pixels
     skip: bool,             # True: leave out unreadable files
     cache_bytes: int,       # largest cache, bytes
-    workers=None,
-    progress=False,  # as in `decode_all`
+    workers=None,           # decoding threads; None: one per core
+    progress=False,         # show a bar
 ) -> tuple[torch.Tensor | None, set]:
     """All images or an error; ValueError if there are none, or none can be read.
 
@@ -255,9 +255,9 @@ def augmentation(
 
 # %% ../nbs/02d_images.ipynb #a0450e37
 def random_boxes(
-    n: int,
-    h: int,
-    w: int,                     # number of boxes, height and width of the image
+    n: int,                     # boxes
+    h: int,                     # height of the image, pixels
+    w: int,                     # its width, pixels
     uniform: Callable,          # uniform(*shape) -> uniform numbers in 0..1
 ) -> tuple[torch.Tensor, ...]:  # top, bottom, left, right, each (n, 1)
     """Boxes of 2 to 40 % of the image and aspect ratio 0.3 to 3.3: the first of ten tries that fits, else the
@@ -304,9 +304,9 @@ def cut_and_fill(
 def augment_batch(
     images: torch.Tensor,  # uint8 (b, 3, h, w)
     generator: torch.Generator | None = None,  # all random numbers come from it; None: torch's global one
-    padding: int | None = None,
-    flip: float = 0.5,
-    erasing: float = 0.5,       # as in `augmentation`
+    padding: int | None = None,  # black pixels on each side; None: `default_padding`
+    flip: float = 0.5,          # probability of mirroring
+    erasing: float = 0.5,       # probability of erasing a rectangle
     part: slice = slice(None),  # the images are these rows of a larger batch ...
     of: int | None = None,      # ... of so many images; None: they are the batch
 ) -> torch.Tensor:              # uint8 (b, 3, h, w), on the images' device (the work is done in main memory)
@@ -333,6 +333,10 @@ class ImageSubset:
 
     def __init__(self, store: ImageStore, indices: np.ndarray):
         self.store, self.indices = store, np.asarray(indices)
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        return tuple(self.store.samples[i] for i in self.indices)
 
     def __len__(self):
         return len(self.indices)

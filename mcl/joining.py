@@ -52,9 +52,9 @@ def double_lists(rows, items, first=0):
     return np.concatenate(pieces)
 
 
-def exact_lists(rows, k):
+def exact_lists(rows, k, title=None):
     "Neighbours of all rows, as `joined_neighbours` gives them."
-    items = exact_neighbours(rows, k)[1]
+    items = exact_neighbours(rows, k, title=title)[1]
     return double_lists(rows, items), items
 
 # %% ../nbs/06d_joining.ipynb #86414087
@@ -65,6 +65,7 @@ def offer_new(
     old: tuple,         # heaps of the old rows: float64 and int32, (n_old, k), changed in place
     fresh: tuple,       # heaps for all rows, float32 and int32; those of new rows are filled
     side: int = 1024,   # rows in a block
+    title: str = None,  # progress bar's title
 ) -> None:
     "Compare every pair of rows that has a new one, and offer it to the lists of both."
     blocks = [*range(0, n_old, side), *range(n_old, len(rows), side)]
@@ -87,7 +88,7 @@ def offer_new(
                 with locks[a]:
                     offer_rows(tile, b, fresh[0][mine], fresh[1][mine])
 
-    in_parallel(work, len(blocks), 1)
+    in_parallel(work, len(blocks), 1, title)
 
 # %% ../nbs/06d_joining.ipynb #fe01bf46
 def lists_of_new_rows(rows, fresh, n_old, k, margin):
@@ -111,6 +112,7 @@ def joined_neighbours(
     sims: np.ndarray,   # of the old rows to their neighbours, float64, shape (n_old, k), best first
     items: np.ndarray,  # these neighbours, int32
     spare: int = 8,     # candidates of a new row beyond k
+    title: str = None,  # progress bar's title
 ) -> tuple:             # the same for all rows, (n, k)
     "Exact neighbour lists of all rows, where those among the old ones are known."
     n, (n_old, k) = len(rows), items.shape
@@ -119,7 +121,7 @@ def joined_neighbours(
     margin = np.float32(float_margin(rows.shape[1]))
     old = sims[:, ::-1].copy(), items[:, ::-1].copy()
     fresh = heaps(n, min(k + spare, n))
-    offer_new(rows, n_old, margin, old, fresh)
+    offer_new(rows, n_old, margin, old, fresh, title=title)
     old = old[0][:, ::-1].copy(), old[1][:, ::-1].copy()
     sort_lists(*old)
     found = lists_of_new_rows(rows, fresh, n_old, k, margin)

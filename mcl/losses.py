@@ -94,7 +94,10 @@ def soft_weighted_triplet_loss(
     "L_sw_tri, our reading: triplets with the closest negative, weighted by the agreement of soft labels."
     expect(across in ('certain', 'soft'), f"across is {across!r}; expected 'certain' or 'soft'.")
     labels = check_labels(soft_labels.argmax(1) if labels is None else labels, features)
-    positive, negative, same_subset = pair_masks(labels, check_labels(subset_ids, features))
+    subset_ids = check_labels(subset_ids, features)
+    if not len(features):
+        return 0 * features.sum()
+    positive, negative, same_subset = pair_masks(labels, subset_ids)
     apart = distances(features)
     closest = apart.detach().masked_fill(~negative, float('inf')).argmin(1, keepdim=True)
     agreed = agreement(soft_labels)

@@ -30,14 +30,15 @@ LAYOUTS = ('umap', 'pca')
 
 def principal_plane(features: np.ndarray) -> np.ndarray:  # (n, d) -> (n, 2) float32
     "Coordinates along the two directions in which features differ most; the larger entries point up."
-    rows = np.asarray(features, np.float64)
-    rows = rows - rows.mean(0)
-    _, directions = np.linalg.eigh(rows.T @ rows)
+    blocks = [slice(start, start + 4096) for start in range(0, len(features), 4096)]
+    mean = features.mean(0, dtype=np.float64)
+    _, directions = np.linalg.eigh(sum((rows := features[block] - mean).T @ rows for block in blocks))
     directions = directions[:, ::-1][:, :2]
     largest = np.abs(directions).argmax(0)
     signs = np.sign(directions[largest, np.arange(directions.shape[1])])
-    plane = np.zeros((len(rows), 2), np.float32)
-    plane[:, : directions.shape[1]] = rows @ (directions * signs)
+    plane = np.zeros((len(features), 2), np.float32)
+    for block in blocks:
+        plane[block, : directions.shape[1]] = (features[block] - mean) @ (directions * signs)
     return plane
 
 
@@ -57,9 +58,9 @@ def plane_of(
 
 # %% ../nbs/16g_map_table.ipynb #800e51f5
 def names_of(
-    features_path: Path,
-    n: int,                           # rows of the features
-    names_path: Path | None = None,   # a list of names; None: the .txt file beside the features
+    features_path: Path,             # the file of features
+    n: int,                          # its rows
+    names_path: Path | None = None,  # a list of names; None: the .txt file beside the features
 ) -> list[str]:
     "Names of n images; FileNotFoundError or ValueError where there is no list, or not one of n names."
     path = names_path or features_path.with_suffix('.txt')
@@ -71,11 +72,14 @@ def names_of(
     return names
 
 # %% ../nbs/16g_map_table.ipynb #130ac986
-def check_table(path: Path) -> None:
+def check_table(
+    path: Path,                  # .csv or .parquet file to write
+    names: Path | None = None,   # a list of names, which must not be overwritten
+) -> None:
     "Refuse a table that could not be written, before any work is done."
     fits = path.suffix in ('.csv', '.parquet')
     expect(fits, f'{path} is no table: give the name of a .csv or .parquet file')
-    check_output(path)
+    check_output(path, source=names if names and names.exists() else None)
     if path.suffix == '.parquet':
         need_packages('pyarrow')
 

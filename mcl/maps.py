@@ -107,13 +107,13 @@ def draw_map(
 
 # %% ../nbs/16b_maps.ipynb #fac74d6d
 def draw_both(
-    axes,
-    name: str,
-    features,
-    plane,
-    pids,
-    camids,
-    people,  # two axes; 'before' or 'after'; arrays of the same images; ids shown
+    axes,       # two axes
+    name: str,  # 'before' or 'after'
+    features,   # (n, d)
+    plane,      # (n, 2) coordinates of the same images
+    pids,       # (n,) person ids
+    camids,     # (n,) camera ids
+    people,     # ids shown
 ) -> None:
     "One map twice, by person and by camera, with the neighbour shares as titles."
     for ax, what, ids, shown in zip(axes, ('person', 'camera'), (pids, camids), (people, np.unique(camids))):
@@ -125,15 +125,15 @@ def draw_both(
 # %% ../nbs/16b_maps.ipynb #39711773
 @set_style()
 def umap_pair(
-    features_before,
-    features_after,  # (n, d) each, of the same images, L2-normalised
-    pids: np.ndarray,
-    camids: np.ndarray,  # (n,) person and camera ids
-    n_people: int = 10,
-    max_images: int = 1500,           # people with a colour; images on the map
+    features_before,                  # (n, d), L2-normalised
+    features_after,                   # (n, d), of the same images
+    pids: np.ndarray,                 # (n,) person ids
+    camids: np.ndarray,               # (n,) camera ids
+    n_people: int = 10,               # people with a colour
+    max_images: int = 1500,           # images on the map
     embeddings: tuple | None = None,  # two arrays (n, 2), or None to compute them
-    seed: int = 0,
-    axes=None,  # of the layout; four axes, or None for a new figure
+    seed: int = 0,                    # of the layout
+    axes=None,                        # four axes, or None for a new figure
 ) -> Figure:
     "Two rows (before, after) by two columns (coloured by person, by camera). ValueError when lengths differ."
     arrays = [np.asarray(a) for a in (pids, camids, features_before, features_after, *(embeddings or ()))]

@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'GeM', 'ReIDNet', 'save_weights', 'reason_of', 'read_state', 'first_difference', 'beside_own',
            'load_weights', 'shipped_weights', 'check_start', 'build_backbone', 'build_model', 'evaluating',
-           'extract_features', 'about_network', 'export_model', 'weights_file', 'load_model', 'check_colours',
-           'notes_beside', 'shape_of']
+           'extract_features', 'about_network', 'export_model']
 
 # %% ../nbs/03_models.ipynb #b25c47b8
 import io
 import json
-import math
 from contextlib import contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
@@ -87,9 +85,10 @@ def save_weights(
     path: str | Path,  # file to write, .safetensors
 ) -> Path:             # the file written
     """Save the weights of `model` with its architecture in the header; the file appears complete or not at
-    all.
+    all. ValueError for another ending, by which the file would be read as one of torch.save.
     """
     path = Path(path)
+    expect(path.suffix == '.safetensors', f'{path} cannot be written: give the name of a .safetensors file')
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     write_whole(path, lambda file: file.write(save(state, metadata={'arch': model.arch})))
@@ -273,8 +272,13 @@ def about_network(
     model: ReIDNet,         # the network
     size: tuple[int, int],  # height and width of its images, pixels
 ) -> dict:                  # of plain numbers and words
-    "What somebody must know to use a network: its architecture, its images and their colours, its features."
+    """What somebody must know to use a network: its architecture, its images and their colours, its features.
+
+    ValueError for a size that images do not have.
+    """
     height, width = size
+    sizes = f'images of size {tuple(size)}; expected height and width, each 1 to 4096 pixels'
+    expect(all(1 <= side <= 4096 for side in size), sizes)
     return dict(arch=model.arch, dim=model.dim, height=height, width=width, mean=MEAN, std=STD)
 
 # %% ../nbs/03_models.ipynb #000282b9
@@ -286,65 +290,12 @@ def export_model(
     """Write the network as a program of torch.export: images (b, 3, h, w), as `normalise` makes them, to
     features (b, dim). The file is whole or absent.
     """
-    sizes = f'images of size {tuple(size)}; expected height and width, each 1 to 4096 pixels'
-    expect(all(1 <= side <= 4096 for side in size), sizes)
-    example, content = torch.zeros(2, 3, *size, device=next(model.parameters()).device), io.BytesIO()
+    about, content = json.dumps(about_network(model, size)), io.BytesIO()
+    example = torch.zeros(2, 3, *size, device=next(model.parameters()).device)
     with evaluating(model), torch.no_grad():
         program = torch.export.export(
             model, (example,), dynamic_shapes=({0: torch.export.Dim('images', min=1)},)
         )
-    about = json.dumps(about_network(model, size))
     torch.export.save(program, content, extra_files={'network.json': about})
     write_whole(Path(path), lambda file: file.write(content.getbuffer()))
     return Path(path)
-
-# %% ../nbs/03_models.ipynb #98ac3720
-def weights_file(weights: str | Path) -> Path:
-    "The file of weights in a folder, or of the name `source`; a path of a file stays what it is."
-    weights = Path(weights)
-    if str(weights) == 'source' and not weights.exists():
-        return shipped_weights()
-    return weights / 'model.safetensors' if weights.is_dir() else weights
-
-
-def load_model(weights: str | Path, arch: str) -> ReIDNet:
-    "The network of a folder, of a weights file, or of the name `source`, in evaluation mode."
-    return load_weights(build_model(arch, None), weights_file(weights)).eval()
-
-# %% ../nbs/03_models.ipynb #40926c55
-def check_colours(notes: dict, place: str | Path) -> None:
-    "ValueError unless a network reads images as `normalise` makes them: features would be wrong, unseen."
-    for name, own in (('mean', MEAN), ('std', STD)):
-        found = notes.get(name, own)
-        numbers = isinstance(found, (list, tuple)) and all(isinstance(value, float) for value in found)
-        fits = numbers and len(found) == 3 and math.dist(found, own) < 1e-6
-        expect(fits, f'{place} wants images with {name} {found}; mcl.images.normalise gives {list(own)}')
-
-
-def notes_beside(weights: str | Path) -> dict:
-    """What a folder tells of its network: `config.json` of `save_pretrained`, else the settings in the record
-    of a run, else nothing; ValueError names a file that cannot be read, or asks for other colours.
-    """
-    for name in ('config.json', 'record.json'):
-        file = Path(weights) / name
-        if file.is_file():
-            try:
-                found = json.loads(file.read_text())
-                notes = dict(found.get('config', found))
-            except (ValueError, AttributeError, TypeError) as error:
-                raise ValueError(f'{file} does not describe a network ({error}): write it again') from None
-            check_colours(notes, file)
-            return notes
-    return {}
-
-
-def shape_of(
-    weights: str | Path, arch: str | None = None, height: int | None = None, width: int | None = None
-) -> tuple[str, int, int]:
-    """Architecture, and height and width of the images in pixels: as given, else as noted in the folder,
-    else those of the small network.
-    """
-    known = dict(arch='small', height=64, width=32) | notes_beside(weights)
-    given = dict(arch=arch, height=height, width=width)
-    known |= {name: value for name, value in given.items() if value is not None}
-    return known['arch'], known['height'], known['width']

@@ -14,7 +14,7 @@ from io import BytesIO
 import numpy as np
 
 from .approximate import knn
-from .core import expect
+from .core import expect, printable
 from .maps import umap_embedding
 
 # %% ../nbs/16e_page.ipynb #ef7919dc
@@ -83,7 +83,7 @@ def thumbnail(
 # %% ../nbs/16e_page.ipynb #16ebfa15
 def in_print(text) -> str:
     "A text with a question mark for every letter that cannot be printed, such as a line break."
-    return ''.join(letter if letter.isprintable() else '?' for letter in str(text))
+    return printable(str(text)).replace('\n', '?')
 
 
 def album_of(

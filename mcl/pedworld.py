@@ -211,7 +211,7 @@ def layout_paths(
 
 # %% ../nbs/01f_pedworld.ipynb #98900770
 def msmt17_lists(
-    layout: str,
+    layout: str,                       # as for `render`
     paths: list[tuple[np.void, str]],  # as from `layout_paths`
 ) -> dict[str, str]:                   # file name -> text; empty for the other layouts
     "The lists of MSMT17: a line for each image, with its path and its person."

@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .core import write_whole
-from .cost_tables import finding, pareto_front, ratio_text, relative_to
+from .cost_tables import finding, pareto_front, ratio_text, relative_to, tidy_share
 from .results import group_columns, load_runs, summarise
 
 # %% ../nbs/16_plots.ipynb #aca57086
@@ -193,7 +193,7 @@ def draw_method(
         ax.annotate(
             row.text,
             (row.x, row.mean + up),
-            (0, 3),
+            (0, 3 if intervals else 9),
             textcoords='offset points',
             ha='center',
             fontsize=8,
@@ -228,6 +228,9 @@ def draw_front(
         front['mean'],
         color='0.6',
         lw=4,
+        marker='o' if len(front) == 1 else None,
+        markersize=14,
+        markeredgewidth=0,
         alpha=0.35,
         zorder=0,
         solid_capstyle='round',
@@ -247,16 +250,16 @@ def label_position(
 
 # %% ../nbs/16_plots.ipynb #0e7a3511
 def finish_cost(
-    ax,
-    paid: pd.DataFrame,
-    label: str,
-    value: str,
-    title: str,  # axes, points drawn, label of x, of y, and the finding
+    ax,                  # axes
+    paid: pd.DataFrame,  # points drawn
+    label: str,          # of x
+    value: str,          # of y
+    title: str,          # the finding
 ) -> None:
     "Log axis with ticks where the points are, labels, title and legend."
     ax.set(xscale='log', xlabel=label, ylabel=f'{value} (%)')
     if 'full = 1' in label:
-        ticks = sorted(set(paid.cost.round(9)))
+        ticks = sorted(set(map(tidy_share, paid.cost)))
         ax.set_xticks(ticks, [ratio_text(c) if c < 1 else f'{c:.3g}' for c in ticks])
         ax.minorticks_off()
     ax.set_title('\n'.join(fill(line, 84) for line in title.replace('); ', ');\n').splitlines()), pad=10)
@@ -267,9 +270,9 @@ def finish_cost(
 def cost_accuracy(
     runs: pd.DataFrame,              # one row per run
     cost: str = 'clustering_pairs',  # 'clustering_pairs', 'clustering_s', 'labelling_s', 'total_s'
-    value: str = 'mAP',
-    ax=None,  # accuracy, 0..100; axes, or None for a new figure
-    intervals: bool = True,  # bars; those of means say nothing about differences of paired runs
+    value: str = 'mAP',              # accuracy, 0..100
+    ax=None,                         # axes, or None for a new figure
+    intervals: bool = True,          # bars; those of means say nothing about differences of paired runs
 ) -> Figure:
     "Accuracy against cost, one point per method and fraction. ValueError when no run has a cost above zero."
     points = cost_points(runs, cost, value)

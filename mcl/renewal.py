@@ -58,7 +58,7 @@ def put_rows(
 def renewed_sets(
     items: np.ndarray,    # neighbours now, shape (n, k1)
     changed: np.ndarray,  # rows with other first k neighbours, bool, shape (n,)
-    k: int,
+    k: int,               # neighbours that count
     sets: tuple,          # mutual neighbours before, (n_old, k), and how many
 ) -> tuple:               # the same now, and which rows have others
     "Mutual neighbours after a change; places of a row beyond its number hold the row itself."
@@ -186,11 +186,13 @@ def renewed_steps(
     items: np.ndarray,  # the neighbours of all rows, int32, shape (n, k)
     k2: int,            # neighbours whose weights are averaged; 1: none
     limit: float,       # largest distance that is kept
+    title: str = None,  # progress bar's title
 ) -> tuple[Steps, dict]:
     "The steps for all rows, and how many rows had other neighbours, and were given new sets and distances."
     sims = sims.astype(np.float32)
     near, half, weights, means, sets, chosen = renewed_tables(before, rows, sims, items, k2)
-    graph = renewed_graph(before.graph, chosen, pairs_within(*means, limit, chosen), len(rows))
+    found = pairs_within(*means, limit, chosen, title)
+    graph = renewed_graph(before.graph, chosen, found, len(rows))
     changed = lists_changed(items, before.items, items.shape[1])
     renewed = dict(neighbours=int(changed.sum()), sets=len(sets), distances=len(chosen))
     return Steps(items, near, half, weights, means[0], graph), renewed

@@ -36,8 +36,8 @@ def as_features(*features) -> list[torch.Tensor]:
 
 # %% ../nbs/06b_reranking.ipynb #30315cad
 def euclidean_blocks(
-    query_features,
-    gallery_features,  # (q, d) and (g, d), NumPy or torch
+    query_features,    # (q, d), NumPy or torch
+    gallery_features,  # (g, d)
     chunk: int = 256,  # queries per block
 ):
     "Yield squared Euclidean distances in blocks (chunk, g) of torch tensors on the features' device."
@@ -102,9 +102,9 @@ def nearest_and_farthest(
 def set_weights(
     features: np.ndarray,  # (n, d)
     farthest: np.ndarray,  # (n,) squared distance to the farthest image
-    pointers,
-    columns,      # row i owns columns[pointers[i]:pointers[i + 1]], at least one
-) -> np.ndarray:  # float32, one for each column
+    pointers,              # (n + 1,) row i owns columns[pointers[i]:pointers[i + 1]], at least one
+    columns,               # neighbours of all rows, end to end
+) -> np.ndarray:           # float32, one for each column
     "exp(-d) of scaled distances d, with sum 1 in each row."
     counts = np.diff(pointers)
     weights = np.exp(-distances_to(features, pointers, columns) / np.repeat(farthest, counts))
@@ -113,10 +113,10 @@ def set_weights(
 # %% ../nbs/06b_reranking.ipynb #353afd55
 def encode(
     features: torch.Tensor,  # (n, d)
-    k1: int,
-    k2: int,     # as in `rerank`
-    chunk: int,  # rows per block
-):               # sparse rows (pointers, columns, weights) and the farthest distances
+    k1: int,                 # neighbours that must be mutual
+    k2: int,                 # neighbours to average over
+    chunk: int,              # rows per block
+):                           # sparse rows (pointers, columns, weights) and the farthest distances
     """Every image as weights on its expanded k-reciprocal neighbours (Zhong et al. 2017, equations 5 to
     7 and 11).
     """
@@ -154,8 +154,8 @@ def check_rerank(k1, k2, lambda_value) -> None:
 
 # %% ../nbs/06b_reranking.ipynb #c67b6e1a
 def rerank_blocks(
-    query_features,
-    gallery_features,           # (q, d) and (g, d), NumPy or torch
+    query_features,             # (q, d), NumPy or torch
+    gallery_features,           # (g, d)
     k1: int = 20,               # neighbours that must be mutual
     k2: int = 6,                # neighbours to average over
     lambda_value: float = 0.3,  # share of the original distance
@@ -179,11 +179,11 @@ def rerank_blocks(
 
 # %% ../nbs/06b_reranking.ipynb #0de2cdb5
 def rerank(
-    query_features: Array,
-    gallery_features: Array,  # (q, d) and (g, d), NumPy or torch, L2-normalised or not
-    k1: int = 20,
-    k2: int = 6,
-    lambda_value: float = 0.3,  # as in `rerank_blocks`
+    query_features: Array,      # (q, d), NumPy or torch, L2-normalised or not
+    gallery_features: Array,    # (g, d)
+    k1: int = 20,               # neighbours that must be mutual
+    k2: int = 6,                # neighbours to average over
+    lambda_value: float = 0.3,  # share of the original distance
 ) -> np.ndarray:                # float32 (q, g)
     """Distances by k-reciprocal encoding (Zhong et al. 2017); `rerank_blocks` gives the same without
     the whole array.

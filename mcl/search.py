@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EDGES', 'Index', 'save_index', 'open_index', 'stamps_of', 'joined', 'look_at', 'update_index', 'features_as_index',
-           'count_pairs', 'mistakes', 'suggest_threshold', 'threshold_of', 'Match', 'find_matches', 'write_matches',
-           'image_or_none', 'draw_row', 'match_sheet']
+           'places_of', 'count_pairs', 'mistakes', 'suggest_threshold', 'threshold_of', 'Match', 'find_matches',
+           'write_matches', 'image_or_none', 'draw_row', 'match_sheet']
 
 # %% ../nbs/16f_search.ipynb #2ff036e0
 import csv
@@ -150,10 +150,22 @@ def features_as_index(file: Path) -> Index:
     )
     expect(len(features), f'{file} has no rows')
     try:
-        check_rows(features)
+        check_rows(features, advice='write the features again with `mcl features`')
     except ValueError as error:
         raise ValueError(f'{file}: {error}') from None
     return Index(names, np.zeros((len(names), 2), np.int64), np.asarray(features, np.float32))
+
+
+def places_of(names: Sequence[str], file: Path) -> list[Path]:
+    "Where images lie: as named from the current folder, or from that of the file; a warning if in neither."
+    found = next((folder for folder in (Path(), file.parent) if (folder / names[0]).exists()), None)
+    if found is None:
+        warnings.warn(
+            f'{names[0]}, the first image of {file}, lies neither in this folder nor in that of the file: a '
+            'query may be found as its own match, and images are not shown',
+            stacklevel=2,
+        )
+    return [(found or Path()) / name for name in names]
 
 # %% ../nbs/16f_search.ipynb #be601b4f
 EDGES = np.linspace(-1, 1, 2001)  # thresholds that are tried
@@ -201,12 +213,13 @@ def suggest_threshold(
     return threshold if within[EDGES[:-1] >= threshold].any() else None
 
 
-def threshold_of(features: np.ndarray) -> float | None:
+def threshold_of(features: np.ndarray, progress: bool = False) -> float | None:
     "Cluster a gallery and suggest a threshold. Galleries have few images of a person, so k1 is small."
     k1 = min(10, len(features))
     if k1 < 2:
         return None
-    labels = cluster(features, k1, min(6, k1), 0.5, 2, exact=len(features) <= 50_000, check=False)
+    few = len(features) <= 50_000
+    labels = cluster(features, k1, min(6, k1), 0.5, 2, exact=few, check=False, progress=progress)
     return suggest_threshold(features, labels)
 
 # %% ../nbs/16f_search.ipynb #2c99f267

@@ -86,10 +86,10 @@ def search_paths(
 
 # %% ../nbs/02b_tables.ipynb #26d27a48
 def match_paths(
-    files: list[Path],
-    root: Path,    # images, and the folder their paths count from
-    pattern: str,  # regular expression, searched in each path
-) -> list[dict]:   # the named groups of each match
+    files: list[Path],  # the images
+    root: Path,         # the folder their paths count from
+    pattern: str,       # regular expression, searched in each path
+) -> list[dict]:        # the named groups of each match
     "ValueError names the first file that the pattern does not fit, or whose time or pid is not a number."
     notes = search_paths(pattern, [path.relative_to(root).as_posix() for path in files])
     if None in notes:

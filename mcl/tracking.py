@@ -28,6 +28,7 @@ from .state import RunState
 # %% ../nbs/12b_tracking.ipynb #7de059f0
 READINGS = dict(
     losses=('loss', 'polish_loss'),
+    accuracy=('mAP', 'rank1'),
     labels=(
         'n_clusters',
         'outlier_rate',

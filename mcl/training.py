@@ -203,7 +203,7 @@ def check_same_images(state: RunState, stores: Stores) -> None:
 def run_epochs(
     state: RunState,        # moved on to the last epoch
     config: TrainConfig,
-    stores: Stores,
+    stores: Stores,         # decoded images of the three splits
     run_dir: Path | None,   # folder for checkpoints, or none
     bar,                    # progress, in steps
     log,                    # called with the row of each epoch
@@ -234,8 +234,9 @@ def train(
 ) -> Run:
     """Train by `config.method` and evaluate.
 
-    Deterministic for a seed on the CPU of one machine; another processor may round differently. Images that
-    were skipped are counted and named in the record. Raises ValueError and FileExistsError with what to do.
+    Deterministic for a seed and a number of threads on the CPU of one machine; another processor, or another
+    number of threads, may round differently. Images that were skipped are counted and named in the record.
+    Raises ValueError and FileExistsError with what to do.
     """
     check_tracker(log_to, run_dir)
     started = datetime.now(timezone.utc).isoformat(timespec='seconds')

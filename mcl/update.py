@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .clustering import labels_of_graph
+from .clustering import cut_graph, labels_of_graph, reach_of
 from .core import Array, as_numpy, check_output, expect, write_whole
 from .features import check_parameters, prepare
 from .joining import exact_lists, joined_neighbours
@@ -67,9 +67,9 @@ def write_lists(path: str | Path, crowd: 'GrowingClusters') -> None:
 class GrowingClusters:
     """Clusters of a set of images that grows; the labels are always those of `cluster` on all of them.
 
-    `labels_` (n,) and `graph_` (n, n) as from `cluster` and `jaccard_graph`, `rows_` (n, d) the features.
-    `pairs_` counts the pairs of images compared so far, `renewed_` the rows that the last addition renewed,
-    step by step.
+    `labels_` (n,) and `graph_` (n, n) as from `cluster` and `jaccard_graph`, `rows_` (n, d) the features,
+    `eps_` the eps that was taken. `pairs_` counts the pairs of images compared so far, `renewed_` the rows
+    that the last addition renewed, step by step.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class GrowingClusters:
         eps: float | str = 0.6,  # largest Jaccard distance of neighbours, or 'auto'
         min_samples: int = 4,    # neighbours, itself included, that make an image a core
     ):
-        self.limit_ = 0.95 if eps == 'auto' else eps
+        self.limit_ = reach_of(eps)
         check_parameters(k1, k2, self.limit_, min_samples)
         self.k1, self.k2, self.eps, self.min_samples = int(k1), int(k2), eps, int(min_samples)
-        self.rows_, self.labels_, self.pairs_ = None, np.empty(0, np.int64), 0
+        self.rows_, self.labels_, self.pairs_, self.eps_ = None, np.empty(0, np.int64), 0, eps
         self._forget(0)
 
     def _forget(self, k):
@@ -90,10 +90,12 @@ class GrowingClusters:
         steps = no_steps(k, min(k, int(np.around(self.k1 / 2)) + 1))
         self._sims, self._steps, self.graph_ = np.empty((0, k)), steps, steps.graph
 
-    def _go_on(self, rows, sims, items):
+    def _go_on(self, rows, sims, items, title=None):
         "All that follows from the neighbours, as far as it changes; the state is exchanged at the end."
-        steps, renewed = renewed_steps(self._steps, rows, sims, items, self.k2, self.limit_)
-        self.labels_ = labels_of_graph(steps.graph, self.eps, self.min_samples, 'dbscan', 0)
+        steps, renewed = renewed_steps(self._steps, rows, sims, items, self.k2, self.limit_, title)
+        graph, eps = cut_graph(steps.graph, self.eps, self.min_samples)
+        self.labels_ = labels_of_graph(graph, eps, self.min_samples, 'dbscan', 0)
+        self.eps_ = eps
         self.rows_, self._sims, self._steps, self.graph_ = rows, sims, steps, steps.graph
         self.renewed_ = renewed
 
@@ -101,18 +103,20 @@ class GrowingClusters:
         self,
         features: Array,          # L2-normalised, NumPy or torch, shape (m, d); at first at least two
         normalise: bool = False,  # True: divide every row by its length first
+        progress: bool = False,   # show progress bars
     ) -> np.ndarray:              # int64 labels of all images so far, -1 for outliers, shape (n,)
         "Labels of all images, the new ones at the end; ValueError on bad features, which change nothing."
         old = 0 if self.rows_ is None else len(self.rows_)
         if old and not len(features):
             return self.labels_
         rows = new_rows(features, self.rows_, normalise)
+        neighbours, distances = ('neighbours', 'distances') if progress else (None, None)
         if old >= self.k1:
-            lists = joined_neighbours(rows, self._sims, self._steps.items)
+            lists = joined_neighbours(rows, self._sims, self._steps.items, title=neighbours)
         else:
-            lists, old = exact_lists(rows, min(self.k1, len(rows))), 0
+            lists, old = exact_lists(rows, min(self.k1, len(rows)), neighbours), 0
             self._forget(lists[1].shape[1])
-        self._go_on(rows, *lists)
+        self._go_on(rows, *lists, distances)
         new = len(rows) - old
         self.pairs_ += new * old + new * (new + 1) // 2
         return self.labels_
