@@ -16,7 +16,7 @@ from .plots import PALETTE, canvas, set_style, style_of
 # %% ../nbs/16c_curves.ipynb #772e5e3d
 @set_style()
 def plot_eps_profile(
-    profile: dict,                # from `mcl.clustering.eps_profile`
+    profile: dict,                # from `mcl.parameters.eps_profile`
     chosen: float | None = None,  # eps to mark
 ) -> Figure:
     "Clusters and outliers against eps, and the chosen eps as a vertical line."
@@ -36,7 +36,7 @@ def plot_eps_profile(
 @set_style()
 def cluster_health(
     labels: np.ndarray,       # pseudo labels (n,), -1 for outliers
-    silhouettes: np.ndarray,  # (n,), -1..1, nan for outliers, as from `mcl.clustering.silhouette`
+    silhouettes: np.ndarray,  # (n,), -1..1, nan for outliers, as from `mcl.parameters.silhouette`
     axes=None,                # two axes, or None for a new figure
 ) -> Figure:
     "Sizes of the clusters and silhouettes of their images; ValueError where there is no cluster."

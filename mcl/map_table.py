@@ -8,6 +8,7 @@ __all__ = ['LAYOUTS', 'principal_plane', 'plane_of', 'names_of', 'check_table', 
 # %% ../nbs/16g_map_table.ipynb #bfbce210
 import csv
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +63,18 @@ def names_of(
     n: int,                          # its rows
     names_path: Path | None = None,  # a list of names; None: the .txt file beside the features
 ) -> list[str]:
-    "Names of n images; FileNotFoundError or ValueError where there is no list, or not one of n names."
+    """Names of n images, as paths from the current folder where the list beside the features leads to them;
+    FileNotFoundError or ValueError where there is no list, or not one of n names.
+    """
     path = names_path or features_path.with_suffix('.txt')
     advice = 'mcl features writes the names of the images there, one a line; --names gives another list'
     expect(path.is_file(), f'{path} is missing: {advice}', FileNotFoundError)
     names = path.read_text(encoding='utf-8', errors='surrogateescape').splitlines()
     wrong = f'{path} holds {len(names)} names, {features_path} {n} rows: both must be of one set'
     expect(len(names) == n, wrong)
+    folder = features_path.parent
+    if names_path is None and names and (folder / names[0]).exists():
+        return [os.path.normpath(folder / name) for name in names]
     return names
 
 # %% ../nbs/16g_map_table.ipynb #130ac986

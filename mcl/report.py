@@ -100,7 +100,8 @@ def check_images(
     expect(
         not changed,
         f'{run_dir} was trained on the images of {then["root"]}, not on these of {dataset.root}: {changed}. '
-        'Give the folder, --table and --pattern it was trained with',
+        'Give the folder, --table and --pattern it was trained with; if the folder has changed since, '
+        'restore it, or train anew',
     )
 
 # %% ../nbs/18_report.ipynb #6d2342f9

@@ -157,8 +157,10 @@ def features_as_index(file: Path) -> Index:
 
 
 def places_of(names: Sequence[str], file: Path) -> list[Path]:
-    "Where images lie: as named from the current folder, or from that of the file; a warning if in neither."
-    found = next((folder for folder in (Path(), file.parent) if (folder / names[0]).exists()), None)
+    """Where images lie: as named from the folder of the file, or, in older lists, from the current one; a
+    warning if in neither.
+    """
+    found = next((folder for folder in (file.parent, Path()) if (folder / names[0]).exists()), None)
     if found is None:
         warnings.warn(
             f'{names[0]}, the first image of {file}, lies neither in this folder nor in that of the file: a '
