@@ -124,7 +124,7 @@ def read_threshold(text: str) -> float | str:
 def open_features_gallery(gallery: Path, index: Path):
     "As `open_gallery`, for a .npy file; only the threshold is kept, until the file changes."
     from mcl.names import status_of
-    from mcl.search import features_as_index, open_index, places_of, save_index
+    from mcl.search import features_as_index, image_paths, open_index, save_index
 
     known = features_as_index(gallery)
     about = f'{gallery.resolve()}\n{status_of(gallery)}'
@@ -135,7 +135,7 @@ def open_features_gallery(gallery: Path, index: Path):
         index.mkdir(parents=True, exist_ok=True)
         save_index(file, known.take([])._replace(threshold=threshold))
 
-    paths = places_of(known.names, gallery)
+    paths = image_paths(known.names, gallery)
     return known._replace(threshold=kept.threshold if kept else None), paths, keep
 
 

@@ -189,12 +189,12 @@ def draw_method(
         markeredgewidth=0.6,
         **style_of(points.method.iloc[0]),
     )
-    best_above = 9 if points.method.iloc[0] == 'per_subset' else -12     # it lies above the others
+    offset = 9 if points.method.iloc[0] == 'per_subset' else -12     # it lies above the others
     for row, up in zip(points.itertuples(), bars[1]):
         ax.annotate(
             row.text,
             (row.x, row.mean + up),
-            (0, 3 if intervals else best_above),
+            (0, 3 if intervals else offset),
             textcoords='offset points',
             ha='center',
             fontsize=8,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EDGES', 'Index', 'save_index', 'open_index', 'stamps_of', 'joined', 'look_at', 'update_index', 'features_as_index',
-           'places_of', 'count_pairs', 'mistakes', 'suggest_threshold', 'threshold_of', 'Match', 'find_matches',
+           'image_paths', 'count_pairs', 'mistakes', 'suggest_threshold', 'threshold_of', 'Match', 'find_matches',
            'write_matches', 'image_or_none', 'draw_row', 'match_sheet']
 
 # %% ../nbs/16f_search.ipynb #2ff036e0
@@ -156,7 +156,7 @@ def features_as_index(file: Path) -> Index:
     return Index(names, np.zeros((len(names), 2), np.int64), np.asarray(features, np.float32))
 
 
-def places_of(names: Sequence[str], file: Path) -> list[Path]:
+def image_paths(names: Sequence[str], file: Path) -> list[Path]:
     """Where images lie: as named from the folder of the file, or, in older lists, from the current one; a
     warning if in neither.
     """

@@ -41,7 +41,7 @@ def about_length(length: float) -> str:
         return 'is all zeros and has no direction: drop that image'
     return f'has length {length:.4g}, not 1: divide every row by its length, then annotate'
 
-
+# %% ../nbs/13_sources.ipynb #fd567350
 class FeatureFiles:
     """Features (n, d) of a .npy file, or of all those of a folder, in order of name; ValueError where they do
     not fit together.
